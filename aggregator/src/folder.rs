@@ -1,0 +1,265 @@
+//! The output folder of a run: who may write in it, and which run it belongs to.
+//!
+//! Beside the result files it has a folder `.shelfmill` with
+//! - `lock`: held (flock) by the one process that writes; the kernel lets go of it when that process ends,
+//! - `run.json`: which run this is, its job, and how long it has been worked on,
+//! - what the embedded ledger keeps.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use shelfmill_pipeline::{
+    job::Job,
+    record::{FAILURES_FILE, JOURNAL_FILE, REJECTS_FILE, RESULTS_FILE, SUMMARY_FILE},
+};
+
+use crate::durable;
+
+const STATE_FOLDER: &str = ".shelfmill";
+const RECORD_VERSION: u32 = 1;
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// Another process writes in it.
+    #[error("another process is writing results in {folder}; wait for it, stop it, or choose another folder with --out")]
+    InUse {
+        /// The folder.
+        folder: String,
+    },
+    /// It has the results of another run.
+    #[error("{folder} belongs to the run '{found}', not to '{asked}'; choose another folder with --out, or --run {found}")]
+    OtherRun {
+        /// The folder.
+        folder: String,
+        /// Its run.
+        found: String,
+        /// The run that was asked for.
+        asked: String,
+    },
+    /// Its record cannot be read.
+    #[error("{file} cannot be read ({reason}); was it written by another version of Shelfmill?")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The disk or its permissions do not let it.
+    #[error("cannot write in {folder}")]
+    Io {
+        /// The folder.
+        folder: String,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a folder knows of its run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunRecord {
+    version: u32,
+    /// The run's name.
+    pub run: String,
+    /// Distinguishes this folder's journal from any other.
+    pub journal: String,
+    /// The job, where the run is embedded; a fleet's is in its ledger.
+    pub job: Option<Job>,
+    /// When the run began.
+    pub started_at: Timestamp,
+    /// How long it was worked on, in sessions that have ended.
+    pub active_ms: u64,
+    /// When the present session began, or the last one that did not end in good order.
+    pub session_started_at: Option<Timestamp>,
+    /// Products in the input, as far as known.
+    pub expected: Option<u64>,
+    /// Which reading of the input the rejects are of.
+    pub rejects_scan: u64,
+}
+
+/// An output folder that only this process writes in.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    record: RunRecord,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if it is not there, and takes it for this process and this run.
+    pub fn open(path: &Path, run: &str) -> Result<Self, FolderError> {
+        let name = path.display().to_string();
+        let io = |source| FolderError::Io { folder: name.clone(), source };
+        let state = path.join(STATE_FOLDER);
+        std::fs::create_dir_all(&state).map_err(io)?;
+        let lock = take_lock(&state, &name)?;
+        let record = match Self::read_record(path)? {
+            Some(record) if record.run != run => {
+                return Err(FolderError::OtherRun { folder: name, found: record.run, asked: run.to_owned() });
+            }
+            Some(record) => record,
+            None => RunRecord {
+                version: RECORD_VERSION,
+                run: run.to_owned(),
+                journal: new_identity().map_err(io)?,
+                job: None,
+                started_at: Timestamp::now(),
+                active_ms: 0,
+                session_started_at: None,
+                expected: None,
+                rejects_scan: 0,
+            },
+        };
+        let mut folder = Self { path: path.to_owned(), record, _lock: lock };
+        folder.close_torn_session();
+        folder.record.session_started_at = Some(Timestamp::now());
+        folder.save()?;
+        Ok(folder)
+    }
+
+    /// What the folder knows, for those who only look.
+    pub fn read_record(path: &Path) -> Result<Option<RunRecord>, FolderError> {
+        let file = path.join(STATE_FOLDER).join("run.json");
+        let unreadable = |reason: String| FolderError::Unreadable { file: file.display().to_string(), reason };
+        let bytes = match std::fs::read(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|error| unreadable(error.to_string()))?,
+        };
+        let record: RunRecord = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
+        if record.version != RECORD_VERSION {
+            return Err(unreadable(format!("version {}", record.version)));
+        }
+        Ok(Some(record))
+    }
+
+    /// A session that was killed has lasted at least until its last line.
+    fn close_torn_session(&mut self) {
+        let Some(started_at) = self.record.session_started_at.take() else { return };
+        let last_line = std::fs::metadata(self.journal()).and_then(|meta| meta.modified()).ok();
+        let ended_at = last_line.and_then(|time| Timestamp::try_from(time).ok());
+        self.record.active_ms += ended_at.map_or(0, |ended_at| elapsed_ms(started_at, ended_at));
+    }
+
+    /// The run's record.
+    #[must_use]
+    pub const fn record(&self) -> &RunRecord {
+        &self.record
+    }
+
+    /// Changes the run's record, on disk too.
+    pub fn update(&mut self, change: impl FnOnce(&mut RunRecord)) -> Result<(), FolderError> {
+        change(&mut self.record);
+        self.save()
+    }
+
+    /// How long the run was worked on, up to now.
+    #[must_use]
+    pub fn active(&self) -> Duration {
+        let session = self.record.session_started_at.map_or(0, |at| elapsed_ms(at, Timestamp::now()));
+        Duration::from_millis(self.record.active_ms + session)
+    }
+
+    /// Notes that the session ended in good order.
+    pub fn close(mut self) -> Result<(), FolderError> {
+        self.record.active_ms = u64::try_from(self.active().as_millis()).unwrap_or(u64::MAX);
+        self.record.session_started_at = None;
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), FolderError> {
+        let bytes = serde_json::to_vec_pretty(&self.record).map_err(io::Error::other);
+        bytes
+            .and_then(|bytes| durable::replace(&self.state_file("run.json"), |file| file.write_all(&bytes)))
+            .map_err(|source| FolderError::Io { folder: self.path.display().to_string(), source })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file beside the results that is not for people.
+    #[must_use]
+    pub fn state_file(&self, name: &str) -> PathBuf {
+        self.path.join(STATE_FOLDER).join(name)
+    }
+
+    /// The live results.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.path.join(JOURNAL_FILE)
+    }
+
+    /// The final results.
+    #[must_use]
+    pub fn results(&self) -> PathBuf {
+        self.path.join(RESULTS_FILE)
+    }
+
+    /// The summary.
+    #[must_use]
+    pub fn summary(&self) -> PathBuf {
+        self.path.join(SUMMARY_FILE)
+    }
+
+    /// The failures.
+    #[must_use]
+    pub fn failures(&self) -> PathBuf {
+        self.path.join(FAILURES_FILE)
+    }
+
+    /// The rejects.
+    #[must_use]
+    pub fn rejects(&self) -> PathBuf {
+        self.path.join(REJECTS_FILE)
+    }
+}
+
+fn take_lock(state: &Path, folder: &str) -> Result<File, FolderError> {
+    let io = |source| FolderError::Io { folder: folder.to_owned(), source };
+    let lock =
+        OpenOptions::new().write(true).create(true).truncate(false).open(state.join("lock")).map_err(io)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(FolderError::InUse { folder: folder.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+fn elapsed_ms(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
+}
+
+/// 64 random bits from the system.
+fn new_identity() -> io::Result<String> {
+    use io::Read;
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_and_one_run_have_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Folder::open(folder.path(), "spring").unwrap();
+        let told = Folder::open(folder.path(), "spring").unwrap_err().to_string();
+        assert!(told.contains("another process"), "{told}");
+        let journal = first.record().journal.clone();
+        first.close().unwrap();
+        let told = Folder::open(folder.path(), "autumn").unwrap_err().to_string();
+        assert!(told.contains("belongs to the run 'spring'"), "{told}");
+        assert_eq!(Folder::open(folder.path(), "spring").unwrap().record().journal, journal);
+    }
+}

@@ -1,0 +1,281 @@
+//! Writes the results: outcomes become lines on disk, and only then are they said to be done.
+//!
+//! There is one writer, three times over: the folder's lock within a machine, the ledger's pen among machines,
+//! and a single active consumer on the queue. Batches make the fsyncs bearable: one is written when it has
+//! `checkpoint_every` outcomes or is 50 ms old, and takes whatever else has arrived by then.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use shelfmill_pipeline::{
+    broker::{Broker, Consumer, Delivery},
+    ledger::{Ledger, Progress, Vitals},
+    message::Outcome,
+    shutdown::Stopper,
+};
+use tokio::time::{MissedTickBehavior, interval, timeout_at};
+
+mod durable;
+mod finalize;
+mod folder;
+mod line_file;
+mod order;
+mod rate;
+mod replay;
+mod summary;
+mod writer;
+
+pub use folder::{Folder, FolderError, RunRecord};
+pub use rate::recent_rate;
+pub use replay::ReplayError;
+pub use requeue::{RequeueError, requeue, spent_before};
+pub use summary::{Calls, Counts, Latencies, Status, Summary, Tokens};
+
+mod requeue;
+
+use finalize::finalize;
+use rate::Rate;
+use writer::Writer;
+
+/// The oldest an outcome gets before it is written.
+const BATCH_AGE: Duration = Duration::from_millis(50);
+/// What one batch takes at most.
+const BATCH_OUTCOMES: usize = 512;
+/// Outcomes fetched and not settled.
+const PREFETCH: u16 = 1_024;
+/// How often an idle aggregator looks whether the run is complete.
+const TICK: Duration = Duration::from_millis(100);
+/// How often others are told how it goes.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+const PEN_LEASE: Duration = Duration::from_secs(15);
+const PEN_RENEW_EVERY: Duration = Duration::from_secs(5);
+
+/// What an aggregator is told.
+#[derive(Clone, Debug)]
+pub struct AggregatorConfig {
+    /// Who this is; unique among the aggregators of a run.
+    pub name: String,
+    /// Outcomes after which a batch is written.
+    pub checkpoint_every: usize,
+}
+
+/// What an aggregator tells while it works.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Another aggregator writes; this one waits for its end.
+    StandingBy {
+        /// The other's name.
+        holder: String,
+    },
+    /// Outcomes were written.
+    Checkpoint {
+        /// How far the run is.
+        progress: Box<Progress>,
+    },
+    /// How far the run is, at least once a second.
+    Progress {
+        /// How far the run is.
+        progress: Box<Progress>,
+    },
+}
+
+/// Who is told.
+pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// A writer whose ledger knows what its disk knows.
+pub struct Aggregator {
+    config: AggregatorConfig,
+    writer: Writer,
+    ledger: Arc<dyn Ledger>,
+    stopper: Stopper,
+    listener: Listener,
+    rate: Rate,
+    cost_usd: Option<f64>,
+    reported: Option<Instant>,
+    renewed: Instant,
+}
+
+impl Aggregator {
+    /// Takes the pen, opens the files and brings the ledger up to date with them; `None` when it was stopped
+    /// while it stood by.
+    pub async fn open(
+        config: AggregatorConfig,
+        folder: Folder,
+        ledger: Arc<dyn Ledger>,
+        stopper: Stopper,
+        listener: Listener,
+    ) -> anyhow::Result<Option<Self>> {
+        if !take_pen(&config, ledger.as_ref(), &stopper, &listener).await? {
+            folder.close()?;
+            return Ok(None);
+        }
+        let (writer, told_cost_usd) = Writer::open(folder, ledger.as_ref()).await?;
+        let known_cost_usd = ledger.progress().await?.vitals.and_then(|vitals| vitals.cost_usd);
+        Ok(Some(Self {
+            config,
+            writer,
+            ledger,
+            stopper,
+            listener,
+            rate: Rate::default(),
+            cost_usd: Some(known_cost_usd.unwrap_or(0.0) + told_cost_usd),
+            reported: None,
+            renewed: Instant::now(),
+        }))
+    }
+
+    /// Writes until the run is complete or the stopper stops it; the summary says which.
+    pub async fn run(mut self, broker: &dyn Broker) -> anyhow::Result<Summary> {
+        let status = self.work(broker).await?;
+        let Self { config, writer, ledger, .. } = self;
+        let (_, rejected) = writer.rejects();
+        let summary = finalize(&writer.folder, ledger.as_ref(), rejected, status).await?;
+        writer.folder.close()?;
+        ledger.drop_pen(&config.name).await?;
+        Ok(summary)
+    }
+}
+
+/// Waits for the right to write; `false` when it was stopped first.
+async fn take_pen(
+    config: &AggregatorConfig,
+    ledger: &dyn Ledger,
+    stopper: &Stopper,
+    listener: &Listener,
+) -> anyhow::Result<bool> {
+    let mut told = None;
+    loop {
+        let held = tokio::select! {
+            held = ledger.hold_pen(&config.name, PEN_LEASE) => held?,
+            () = stopper.stopped() => return Ok(false),
+        };
+        let Err(holder) = held else { return Ok(true) };
+        if told.as_ref() != Some(&holder) {
+            listener(Event::StandingBy { holder: holder.clone() });
+            told = Some(holder);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REPORT_EVERY) => {}
+            () = stopper.stopped() => return Ok(false),
+        }
+    }
+}
+
+impl Aggregator {
+    async fn work(&mut self, broker: &dyn Broker) -> anyhow::Result<Status> {
+        if self.is_complete().await? {
+            return Ok(Status::Complete);
+        }
+        let stopper = self.stopper.clone();
+        let mut outcomes = tokio::select! {
+            outcomes = broker.outcomes(PREFETCH) => outcomes?,
+            () = stopper.stopped() => return Ok(Status::Interrupted),
+        };
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let first = tokio::select! {
+                first = outcomes.next() => Some(first?),
+                _ = ticks.tick() => None,
+                () = stopper.stopped() => break,
+            };
+            match first {
+                Some(first) => self.checkpoint(first, outcomes.as_mut()).await?,
+                None if self.is_complete().await? => return Ok(Status::Complete),
+                None => {}
+            }
+            self.keep_pen().await?;
+        }
+        self.drain(outcomes.as_mut()).await?;
+        Ok(if self.is_complete().await? { Status::Complete } else { Status::Interrupted })
+    }
+
+    /// After a stop: what is already here is written, what comes later waits for the next start.
+    async fn drain(&mut self, outcomes: &mut dyn Consumer<Outcome>) -> anyhow::Result<()> {
+        const QUIET: Duration = Duration::from_millis(20);
+        let mut left = usize::from(PREFETCH).div_ceil(BATCH_OUTCOMES) * 2;
+        while left > 0
+            && let Ok(Ok(first)) = tokio::time::timeout(QUIET, outcomes.next()).await
+        {
+            self.checkpoint(first, outcomes).await?;
+            left -= 1;
+        }
+        outcomes.close().await?;
+        Ok(())
+    }
+
+    async fn checkpoint(
+        &mut self,
+        first: Delivery<Outcome>,
+        outcomes: &mut dyn Consumer<Outcome>,
+    ) -> anyhow::Result<()> {
+        let batch = collect(first, outcomes, self.config.checkpoint_every).await?;
+        let written = self.writer.write(batch, self.ledger.as_ref()).await?;
+        self.cost_usd = self.cost_usd.zip(written.cost_usd).map(|(sum, cost)| sum + cost);
+        self.rate.add(written.completed + written.failed);
+        if written.completed + written.failed > 0 {
+            let progress = self.progress().await?;
+            (self.listener)(Event::Checkpoint { progress: Box::new(progress) });
+        }
+        Ok(())
+    }
+
+    async fn progress(&mut self) -> anyhow::Result<Progress> {
+        let vitals = Vitals { products_per_second: self.rate.per_second(), cost_usd: self.cost_usd };
+        if self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
+            self.reported = Some(Instant::now());
+            self.ledger.report(&vitals).await?;
+        }
+        Ok(Progress { vitals: Some(vitals), ..self.ledger.progress().await? })
+    }
+
+    async fn is_complete(&mut self) -> anyhow::Result<bool> {
+        let progress = self.progress().await?;
+        (self.listener)(Event::Progress { progress: Box::new(progress.clone()) });
+        if progress.total().is_some() && progress.total() != self.writer.folder.record().expected {
+            self.writer.folder.update(|record| record.expected = progress.total())?;
+        }
+        let Some(scan) = progress.scan.filter(shelfmill_pipeline::ledger::ScanCounts::is_complete) else {
+            return Ok(false);
+        };
+        let (rejects_scan, rejects) = self.writer.rejects();
+        Ok(scan.rejected == 0 || rejects_scan > scan.scan || (rejects_scan == scan.scan && rejects >= scan.rejected))
+    }
+
+    /// Another aggregator may have been given the pen if this process was stopped for long.
+    async fn keep_pen(&mut self) -> anyhow::Result<()> {
+        if self.renewed.elapsed() < PEN_RENEW_EVERY {
+            return Ok(());
+        }
+        self.renewed = Instant::now();
+        match self.ledger.hold_pen(&self.config.name, PEN_LEASE).await? {
+            Ok(()) => Ok(()),
+            Err(holder) => anyhow::bail!("{holder} writes the results of this run now, because this process was not heard of"),
+        }
+    }
+}
+
+/// A batch: at least the first, at most [`BATCH_OUTCOMES`], no older than [`BATCH_AGE`].
+async fn collect(
+    first: Delivery<Outcome>,
+    outcomes: &mut dyn Consumer<Outcome>,
+    checkpoint_every: usize,
+) -> anyhow::Result<Vec<Delivery<Outcome>>> {
+    let deadline = tokio::time::Instant::now() + BATCH_AGE;
+    let mut batch = vec![first];
+    while batch.len() < BATCH_OUTCOMES {
+        let next = if batch.len() < checkpoint_every {
+            timeout_at(deadline, outcomes.next()).await.ok()
+        } else {
+            outcomes.next().now_or_never()
+        };
+        match next {
+            Some(next) => batch.push(next?),
+            None => break,
+        }
+    }
+    Ok(batch)
+}

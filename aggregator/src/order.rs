@@ -1,0 +1,190 @@
+//! The lines of a file in the order of their `seq`, with memory that does not follow the file's size.
+//!
+//! What is sorted is an index (where each line is), in chunks that are spilled to temporary files and merged;
+//! the lines are then read where they lie. A journal is nearly in order already (products overtake each other by
+//! no more than the workers' concurrency), so those reads run through the file and hit a small window.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    fs::File,
+    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+/// Entries sorted in memory at a time: 6 MiB.
+const CHUNK_ENTRIES: usize = 256 * 1024;
+const ENTRY_BYTES: usize = 24;
+
+/// Where a line is: ordered by `seq`, and lines of the same `seq` as they were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) seq: u64,
+    pub(crate) at_bytes: u64,
+    pub(crate) size_bytes: u64,
+}
+
+impl Place {
+    fn encode(self) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [0; ENTRY_BYTES];
+        for (field, value) in bytes.as_chunks_mut::<8>().0.iter_mut().zip([self.seq, self.at_bytes, self.size_bytes]) {
+            *field = value.to_le_bytes();
+        }
+        bytes
+    }
+
+    fn decode(bytes: [u8; ENTRY_BYTES]) -> Self {
+        let [seq, at_bytes, size_bytes] =
+            [0, 1, 2].map(|field| u64::from_le_bytes(bytes.as_chunks::<8>().0[field]));
+        Self { seq, at_bytes, size_bytes }
+    }
+}
+
+/// An index under construction.
+pub(crate) struct Sorter<'f> {
+    folder: &'f Path,
+    chunk: Vec<Place>,
+    chunk_entries: usize,
+    spilled: Vec<File>,
+}
+
+impl<'f> Sorter<'f> {
+    /// Spills into temporary files of this folder.
+    pub(crate) fn new(folder: &'f Path) -> Self {
+        Self { folder, chunk: Vec::new(), chunk_entries: CHUNK_ENTRIES, spilled: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, place: Place) -> io::Result<()> {
+        self.chunk.push(place);
+        if self.chunk.len() >= self.chunk_entries { self.spill() } else { Ok(()) }
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        self.chunk.sort_unstable();
+        let file = tempfile::tempfile_in(self.folder)?;
+        let mut writer = BufWriter::new(file);
+        for place in self.chunk.drain(..) {
+            writer.write_all(&place.encode())?;
+        }
+        let mut file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.seek(SeekFrom::Start(0))?;
+        self.spilled.push(file);
+        Ok(())
+    }
+
+    /// All places in order.
+    pub(crate) fn finish(mut self) -> io::Result<Merged> {
+        self.chunk.sort_unstable();
+        let mut sources = vec![Source::Memory(self.chunk.into_iter())];
+        sources.extend(self.spilled.into_iter().map(|file| Source::Spilled(BufReader::new(file))));
+        let mut heads = BinaryHeap::with_capacity(sources.len());
+        for (index, source) in sources.iter_mut().enumerate() {
+            heads.extend(source.next()?.map(|place| Reverse((place, index))));
+        }
+        Ok(Merged { sources, heads })
+    }
+}
+
+enum Source {
+    Memory(std::vec::IntoIter<Place>),
+    Spilled(BufReader<File>),
+}
+
+impl Source {
+    fn next(&mut self) -> io::Result<Option<Place>> {
+        match self {
+            Self::Memory(places) => Ok(places.next()),
+            Self::Spilled(reader) => {
+                let mut bytes = [0; ENTRY_BYTES];
+                match reader.read_exact(&mut bytes) {
+                    Ok(()) => Ok(Some(Place::decode(bytes))),
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+}
+
+/// Places in order.
+pub(crate) struct Merged {
+    sources: Vec<Source>,
+    heads: BinaryHeap<Reverse<(Place, usize)>>,
+}
+
+impl Merged {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Place>> {
+        let Some(Reverse((place, index))) = self.heads.pop() else { return Ok(None) };
+        self.heads.extend(self.sources[index].next()?.map(|next| Reverse((next, index))));
+        Ok(Some(place))
+    }
+}
+
+/// Reads lines where they lie, through a window that moves with them.
+pub(crate) struct Window {
+    file: File,
+    start_bytes: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    const SIZE_BYTES: u64 = 1024 * 1024;
+    /// How far behind the last line the next one may be and still be in the window.
+    const BEHIND_BYTES: u64 = 256 * 1024;
+
+    pub(crate) fn new(file: File) -> Self {
+        Self { file, start_bytes: 0, bytes: Vec::new() }
+    }
+
+    pub(crate) fn line(&mut self, place: Place) -> io::Result<&[u8]> {
+        let end_bytes = place.at_bytes + place.size_bytes;
+        if place.at_bytes < self.start_bytes || end_bytes > self.start_bytes + self.bytes.len() as u64 {
+            let file_bytes = self.file.metadata()?.len();
+            self.start_bytes = place.at_bytes.saturating_sub(Self::BEHIND_BYTES);
+            let until_bytes = end_bytes.max(self.start_bytes + Self::SIZE_BYTES).min(file_bytes);
+            self.bytes.resize((until_bytes - self.start_bytes) as usize, 0);
+            self.file.read_exact_at(&mut self.bytes, self.start_bytes)?;
+        }
+        let from = (place.at_bytes - self.start_bytes) as usize;
+        Ok(&self.bytes[from..from + place.size_bytes as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spilled_and_kept_places_come_out_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sorter = Sorter { chunk_entries: 10, ..Sorter::new(folder.path()) };
+        for n in 0..107_u64 {
+            let seq = (n * 7919) % 107;
+            sorter.push(Place { seq, at_bytes: n, size_bytes: 1 }).unwrap();
+        }
+        let mut merged = sorter.finish().unwrap();
+        let mut seqs = Vec::new();
+        while let Some(place) = merged.next().unwrap() {
+            seqs.push(place.seq);
+        }
+        assert_eq!(seqs, (0..107).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_window_gives_any_line_in_any_order() {
+        let mut file = tempfile::tempfile().unwrap();
+        let lines: Vec<String> = (0..20_000).map(|n| format!("line {n} {}", "x".repeat(n % 300))).collect();
+        let mut places = Vec::new();
+        let mut at_bytes = 0;
+        for line in &lines {
+            file.write_all(line.as_bytes()).unwrap();
+            places.push(Place { seq: 0, at_bytes, size_bytes: line.len() as u64 });
+            at_bytes += line.len() as u64;
+        }
+        let mut window = Window::new(file);
+        for n in (0..lines.len()).map(|n| (n * 7919) % lines.len()).chain(0..lines.len()) {
+            assert_eq!(window.line(places[n]).unwrap(), lines[n].as_bytes());
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The files that grow while a run runs, and what of an outcome goes into which.
+//!
+//! The order is the promise: dropped if written before → appended → on disk → told to the ledger → acknowledged.
+
+use std::collections::HashSet;
+
+use anyhow::Context as _;
+use shelfmill_pipeline::{
+    broker::Delivery,
+    identity::IdHash,
+    ledger::{Ledger, State},
+    message::{Line, Outcome, Rejects},
+};
+
+use crate::{
+    folder::Folder,
+    line_file::LineFile,
+    replay::{done, mark_of, replay},
+};
+
+/// The open files of a run.
+pub(crate) struct Writer {
+    pub(crate) folder: Folder,
+    journal: LineFile,
+    failures: LineFile,
+    rejects: LineFile,
+    rejects_count: u64,
+}
+
+/// What a batch brought.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+    pub(crate) cost_usd: Option<f64>,
+}
+
+impl Writer {
+    /// Opens the files and brings the ledger up to date; the cost of what it was told.
+    pub(crate) async fn open(folder: Folder, ledger: &dyn Ledger) -> anyhow::Result<(Self, f64)> {
+        let open = |path: &std::path::Path| {
+            LineFile::open(path).with_context(|| format!("cannot open {}", path.display()))
+        };
+        let journal = open(&folder.journal())?;
+        let failures = open(&folder.failures())?;
+        let rejects = open(&folder.rejects())?;
+        let mut rejects_count = 0;
+        rejects.read_from::<std::io::Error>(0, |_, number, _| {
+            rejects_count = number;
+            Ok(())
+        })?;
+        let cost_usd = replay(&folder, &journal, ledger).await?;
+        Ok((Self { folder, journal, failures, rejects, rejects_count }, cost_usd))
+    }
+
+    /// Which scan the rejects are of, and how many there are.
+    pub(crate) fn rejects(&self) -> (u64, u64) {
+        (self.folder.record().rejects_scan, self.rejects_count)
+    }
+
+    /// Writes a batch and settles it. When this fails, nothing of the batch was told or acknowledged.
+    pub(crate) async fn write(
+        &mut self,
+        batch: Vec<Delivery<Outcome>>,
+        ledger: &dyn Ledger,
+    ) -> anyhow::Result<Written> {
+        let lines: Vec<&Line> = batch
+            .iter()
+            .filter_map(|delivery| match &delivery.message {
+                Outcome::Completed(line) | Outcome::Failed(line) => Some(line),
+                Outcome::Rejected(_) => None,
+            })
+            .collect();
+        let hashes: Vec<IdHash> = lines.iter().map(|line| line.hash()).collect();
+        let states = if hashes.is_empty() { Vec::new() } else { ledger.states(&hashes).await? };
+        let fresh = fresh(&lines, &hashes, &states);
+
+        let mut written = Written { cost_usd: Some(0.0), ..Written::default() };
+        for line in &fresh {
+            written.cost_usd = written.cost_usd.zip(line.cost_usd()).map(|(sum, cost)| sum + cost);
+            if line.class().is_none() {
+                written.completed += 1;
+                self.journal.push(line.json());
+            } else {
+                written.failed += 1;
+                self.failures.push(line.json());
+            }
+        }
+        for delivery in &batch {
+            if let Outcome::Rejected(rejects) = &delivery.message {
+                self.take_rejects(rejects)?;
+            }
+        }
+        tokio::task::block_in_place(|| {
+            [&mut self.failures, &mut self.rejects, &mut self.journal].into_iter().try_for_each(|file| {
+                file.commit().with_context(|| {
+                    format!(
+                        "cannot write {}; nothing was acknowledged that is not on disk, so free or mend the disk and \
+                         start again",
+                        file.path().display()
+                    )
+                })
+            })
+        })?;
+
+        if !fresh.is_empty() {
+            let done: Vec<_> = fresh.iter().map(|line| done(line)).collect();
+            ledger.record(&done, &mark_of(&self.folder, &self.journal)).await?;
+        }
+        for delivery in batch {
+            delivery.ack().await?;
+        }
+        Ok(written)
+    }
+
+    /// A later scan's rejects replace an earlier one's; what comes twice is dropped.
+    fn take_rejects(&mut self, rejects: &Rejects) -> anyhow::Result<()> {
+        let scan = self.folder.record().rejects_scan;
+        if rejects.scan < scan {
+            return Ok(());
+        }
+        if rejects.scan > scan {
+            self.rejects.clear().with_context(|| format!("cannot empty {}", self.rejects.path().display()))?;
+            self.rejects_count = 0;
+            self.folder.update(|record| record.rejects_scan = rejects.scan)?;
+        }
+        let known = usize::try_from((self.rejects_count + 1).saturating_sub(rejects.first))?;
+        for line in rejects.lines.iter().skip(known) {
+            self.rejects.push(&serde_json::to_string(line)?);
+            self.rejects_count += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The lines that are not yet written: nothing follows a result, and only a result follows a failure.
+fn fresh<'l>(lines: &[&'l Line], hashes: &[IdHash], states: &[State]) -> Vec<&'l Line> {
+    let mut taken = HashSet::new();
+    let is_fresh = |line: &Line, state: State| match state {
+        State::Open => true,
+        State::Failed => line.class().is_none(),
+        State::Completed => false,
+    };
+    // Results first: of a result and a failure of one product in one batch, the result counts.
+    let mut order: Vec<usize> = (0..lines.len()).collect();
+    order.sort_by_key(|index| lines[*index].class().is_some());
+    order.retain(|index| is_fresh(lines[*index], states[*index]) && taken.insert(hashes[*index]));
+    order.into_iter().map(|index| lines[index]).collect()
+}

@@ -1,0 +1,175 @@
+//! The broker within one process: bounded channels, nothing on disk.
+//!
+//! The number of tasks between producer and acknowledgement is bounded by `capacity`: a publish waits for a
+//! place, and a task keeps its place while it waits for another try, so retries cannot pile up. Handing a task
+//! back never waits, so a worker can always settle.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::{Broker, BrokerError, Consumer, Delivery, Depths, Receipt};
+use crate::message::{Outcome, Task};
+
+struct Queued {
+    task: Task,
+    place: OwnedSemaphorePermit,
+}
+
+/// Both queues of a run, in memory. Consumed by one worker and one aggregator.
+pub struct MemoryBroker {
+    places: Arc<Semaphore>,
+    tasks: mpsc::UnboundedSender<Queued>,
+    task_source: Mutex<Option<mpsc::UnboundedReceiver<Queued>>>,
+    outcomes: mpsc::Sender<Outcome>,
+    outcome_source: Mutex<Option<mpsc::Receiver<Outcome>>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    ready: AtomicU64,
+    waiting: AtomicU64,
+}
+
+impl MemoryBroker {
+    /// A broker that holds at most `capacity` tasks and as many outcomes.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let (tasks, task_source) = mpsc::unbounded_channel();
+        let (outcomes, outcome_source) = mpsc::channel(capacity);
+        Self {
+            places: Arc::new(Semaphore::new(capacity)),
+            tasks,
+            task_source: Mutex::new(Some(task_source)),
+            outcomes,
+            outcome_source: Mutex::new(Some(outcome_source)),
+            counts: Arc::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for MemoryBroker {
+    async fn publish_task(&self, task: &Task) -> Result<(), BrokerError> {
+        let place =
+            Arc::clone(&self.places).acquire_owned().await.map_err(|_| BrokerError::Closed)?;
+        self.counts.ready.fetch_add(1, Ordering::Relaxed);
+        self.tasks.send(Queued { task: task.clone(), place }).map_err(|_| BrokerError::Closed)
+    }
+
+    async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError> {
+        self.outcomes.send(outcome.clone()).await.map_err(|_| BrokerError::Closed)
+    }
+
+    async fn tasks(&self, _prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
+        let source = self.task_source.lock().await.take().ok_or(BrokerError::Closed)?;
+        Ok(Box::new(Tasks {
+            source,
+            sender: self.tasks.downgrade(),
+            counts: Arc::clone(&self.counts),
+        }))
+    }
+
+    async fn outcomes(&self, _prefetch: u16) -> Result<Box<dyn Consumer<Outcome>>, BrokerError> {
+        let source = self.outcome_source.lock().await.take().ok_or(BrokerError::Closed)?;
+        Ok(Box::new(Outcomes { source }))
+    }
+
+    async fn depths(&self) -> Result<Depths, BrokerError> {
+        Ok(Depths {
+            tasks: self.counts.ready.load(Ordering::Relaxed),
+            retries: self.counts.waiting.load(Ordering::Relaxed),
+            outcomes: (self.outcomes.max_capacity() - self.outcomes.capacity()) as u64,
+            dead: 0,
+        })
+    }
+}
+
+struct Tasks {
+    source: mpsc::UnboundedReceiver<Queued>,
+    sender: mpsc::WeakUnboundedSender<Queued>,
+    counts: Arc<Counts>,
+}
+
+#[async_trait]
+impl Consumer<Task> for Tasks {
+    async fn next(&mut self) -> Result<Delivery<Task>, BrokerError> {
+        let Queued { task, place } = self.source.recv().await.ok_or(BrokerError::Closed)?;
+        self.counts.ready.fetch_sub(1, Ordering::Relaxed);
+        let receipt =
+            TaskReceipt { place, sender: self.sender.clone(), counts: Arc::clone(&self.counts) };
+        Ok(Delivery::new(task, receipt))
+    }
+
+    async fn close(&mut self) -> Result<(), BrokerError> {
+        // What is still queued dies with the process, and the next start reads the input again.
+        self.source.close();
+        Ok(())
+    }
+}
+
+struct TaskReceipt {
+    place: OwnedSemaphorePermit,
+    sender: mpsc::WeakUnboundedSender<Queued>,
+    counts: Arc<Counts>,
+}
+
+#[async_trait]
+impl Receipt for TaskReceipt {
+    async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError> {
+        let Self { place, sender, counts } = *self;
+        counts.waiting.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            if let Some(sender) = sender.upgrade() {
+                counts.ready.fetch_add(1, Ordering::Relaxed);
+                // Fails only when the worker is gone, and then the next start reads the input again.
+                let _ = sender.send(Queued { task, place });
+            }
+        });
+        Ok(())
+    }
+}
+
+struct Outcomes {
+    source: mpsc::Receiver<Outcome>,
+}
+
+#[async_trait]
+impl Consumer<Outcome> for Outcomes {
+    async fn next(&mut self) -> Result<Delivery<Outcome>, BrokerError> {
+        let outcome = self.source.recv().await.ok_or(BrokerError::Closed)?;
+        Ok(Delivery::new(outcome, OutcomeReceipt))
+    }
+
+    async fn close(&mut self) -> Result<(), BrokerError> {
+        self.source.close();
+        Ok(())
+    }
+}
+
+struct OutcomeReceipt;
+
+#[async_trait]
+impl Receipt for OutcomeReceipt {
+    async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn retry_later(self: Box<Self>, _: Task, _: Duration) -> Result<(), BrokerError> {
+        Ok(())
+    }
+}

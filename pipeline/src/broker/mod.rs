@@ -1,0 +1,142 @@
+//! Carries tasks and outcomes: RabbitMQ between processes, bounded channels within one.
+//!
+//! What both guarantee, and the contract suite checks of both:
+//! - A publish returns only when the message is safe with the broker (RabbitMQ: confirmed and routed).
+//! - A delivery is settled once: [`Delivery::ack`] and [`Delivery::retry_later`] take it by value. What is
+//!   never settled comes again when its consumer is gone.
+//! - What cannot be decoded goes to the dead queue with the reason; no role sees it.
+//! - `retry_later` makes the message safe first and acknowledges second; a crash in between repeats it.
+//! - A lost connection is the broker's to mend: calls wait, they do not fail, until the [`Stopper`] aborts.
+//!
+//! [`Stopper`]: crate::shutdown::Stopper
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::message::{Outcome, Task};
+
+mod memory;
+mod rabbit;
+mod topology;
+
+pub use memory::MemoryBroker;
+pub use rabbit::{Connect, RabbitBroker, RabbitConfig};
+
+/// Why a broker could not do what it was asked. None of these mends itself.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The URL cannot be read, the login was refused, or the virtual host is not there.
+    #[error("RabbitMQ at {at} refuses the connection: {reason}")]
+    Refused {
+        /// Host, port and virtual host; never the password.
+        at: String,
+        /// RabbitMQ's words.
+        reason: String,
+    },
+    /// A one-shot command could not reach the broker.
+    #[error("cannot reach RabbitMQ at {at}: {reason}")]
+    Unreachable {
+        /// Host, port and virtual host; never the password.
+        at: String,
+        /// The system's words.
+        reason: String,
+    },
+    /// A queue of ours exists with other arguments.
+    #[error(
+        "the queue {queue} exists with other arguments than this version of Shelfmill declares ({reason}); \
+         finish or purge the run with the version that made it, or use another --run name"
+    )]
+    Topology {
+        /// The queue.
+        queue: String,
+        /// RabbitMQ's words.
+        reason: String,
+    },
+    /// A file of certificates cannot be used.
+    #[error("cannot use the certificates in {file}: {reason}")]
+    Certificates {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The process is ending and does not wait any longer.
+    #[error("stopped while waiting for the broker")]
+    Aborted,
+    /// The other side of a channel in memory is gone.
+    #[error("the other role of this process has ended")]
+    Closed,
+}
+
+/// What carries tasks and outcomes of one run.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Publishes a task; safe when this returns.
+    async fn publish_task(&self, task: &Task) -> Result<(), BrokerError>;
+    /// Publishes an outcome; safe when this returns.
+    async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError>;
+    /// Consumes tasks, at most `prefetch` unsettled at a time.
+    async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError>;
+    /// Consumes outcomes; of several consumers one gets them, the others stand by.
+    async fn outcomes(&self, prefetch: u16) -> Result<Box<dyn Consumer<Outcome>>, BrokerError>;
+    /// How much is waiting.
+    async fn depths(&self) -> Result<Depths, BrokerError>;
+}
+
+/// Messages ready in each queue (those with a consumer and not settled are not counted).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depths {
+    /// Tasks ready for a worker.
+    pub tasks: u64,
+    /// Tasks waiting for another try.
+    pub retries: u64,
+    /// Outcomes ready for the aggregator.
+    pub outcomes: u64,
+    /// Messages no role could take.
+    pub dead: u64,
+}
+
+/// A stream of deliveries that survives lost connections.
+#[async_trait]
+pub trait Consumer<M>: Send {
+    /// The next delivery; waits as long as there is none. Cancel safe.
+    async fn next(&mut self) -> Result<Delivery<M>, BrokerError>;
+    /// Takes no more, and gives back at once what was fetched and not handed out.
+    async fn close(&mut self) -> Result<(), BrokerError>;
+}
+
+/// A message that must be settled.
+pub struct Delivery<M> {
+    /// What came.
+    pub message: M,
+    receipt: Box<dyn Receipt>,
+}
+
+/// A broker's side of an unsettled delivery.
+#[async_trait]
+pub(crate) trait Receipt: Send {
+    /// Tells the broker that the message is done with. On a dead connection nothing is told, and the message
+    /// comes again: what was done for it must be recognisable.
+    async fn ack(self: Box<Self>) -> Result<(), BrokerError>;
+    /// Makes the task safe for delivery after about `delay`, then acknowledges.
+    async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError>;
+}
+
+impl<M> Delivery<M> {
+    pub(crate) fn new(message: M, receipt: impl Receipt + 'static) -> Self {
+        Self { message, receipt: Box::new(receipt) }
+    }
+
+    /// The message is done with.
+    pub async fn ack(self) -> Result<(), BrokerError> {
+        self.receipt.ack().await
+    }
+}
+
+impl Delivery<Task> {
+    /// Comes again, as it now is, after about `delay`; zero gives it back at once.
+    pub async fn retry_later(self, delay: Duration) -> Result<(), BrokerError> {
+        self.receipt.retry_later(self.message, delay).await
+    }
+}

@@ -1,0 +1,104 @@
+//! The job that is done where no job file says otherwise, and the defaults of one that does.
+
+use serde_json::{Map, Value, json};
+
+use super::{Job, Limits, Llm, Output, PromptTemplates};
+
+impl Llm {
+    pub(super) const DEFAULT_MODEL: &str = "gpt-4.1-mini";
+    pub(super) const DEFAULT_MAX_OUTPUT_TOKENS: u32 = 1000;
+    pub(super) const DEFAULT_TIMEOUT_MS: u64 = 60_000;
+}
+
+impl Default for Llm {
+    fn default() -> Self {
+        Self {
+            base_url: None,
+            model: Self::DEFAULT_MODEL.to_owned(),
+            temperature: None,
+            max_output_tokens: Self::DEFAULT_MAX_OUTPUT_TOKENS,
+            timeout_ms: Self::DEFAULT_TIMEOUT_MS,
+            prompt_price_per_million: None,
+            completion_price_per_million: None,
+            extra: Map::new(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            concurrency: 32,
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            delay_ms: 0,
+            max_attempts: 5,
+        }
+    }
+}
+
+impl Default for PromptTemplates {
+    fn default() -> Self {
+        Self {
+            system: Some(
+                "You analyse products for a retailer's catalog. Judge only by what the record says; \
+                 where it does not say, leave it out. Answer in English, in JSON."
+                    .to_owned(),
+            ),
+            user: "Analyse this product (id {{ id }}):\n\n{{ product | tojson(indent=2) }}".to_owned(),
+        }
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self { schema: schema() }
+    }
+}
+
+impl Default for Job {
+    fn default() -> Self {
+        Self {
+            llm: Llm::default(),
+            prompt: PromptTemplates::default(),
+            output: Output::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// In the subset that providers' strict modes take: every property required, none besides.
+fn schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "category": {"type": "string", "description": "The department, such as 'Kitchen'."},
+            "subcategory": {"type": "string", "description": "The shelf within it, such as 'Coffee makers'."},
+            "tags": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Three to eight lower-case words a customer might search for."
+            },
+            "key_attributes": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
+                    "required": ["name", "value"],
+                    "additionalProperties": false
+                },
+                "description": "What distinguishes the product, such as material, size or capacity."
+            },
+            "summary": {"type": "string", "description": "One sentence for the product page."},
+            "quality_score": {
+                "type": "integer",
+                "description": "How complete and useful the record is, from 1 (useless) to 10 (nothing is missing)."
+            },
+            "quality_reason": {"type": "string", "description": "Why this score, in one sentence."}
+        },
+        "required": [
+            "category", "subcategory", "tags", "key_attributes", "summary", "quality_score", "quality_reason"
+        ],
+        "additionalProperties": false
+    })
+}

@@ -1,0 +1,163 @@
+//! From a product to the messages of a request.
+//!
+//! Templates are compiled once. Undefined fields are errors, not empty strings: a prompt with a hole in it
+//! costs as much as a good one. Products are data: no template syntax in a product is ever evaluated.
+
+use minijinja::{Environment, UndefinedBehavior, context};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::PromptTemplates;
+
+const SYSTEM: &str = "prompt.system";
+const USER: &str = "prompt.user";
+/// What a template may do before it is stopped; the built-in one takes about a hundred steps.
+const FUEL: u64 = 1_000_000;
+
+/// Compiled templates.
+#[derive(Debug)]
+pub struct Prompt {
+    environment: Environment<'static>,
+    has_system: bool,
+}
+
+/// A message of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system` or `user`.
+    pub role: &'static str,
+    /// What it says.
+    pub content: String,
+}
+
+/// Why a prompt cannot be made; the text names template and line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PromptError(String);
+
+impl From<minijinja::Error> for PromptError {
+    fn from(error: minijinja::Error) -> Self {
+        let place = match (error.name(), error.line()) {
+            (Some(name), Some(line)) => format!("{name}, line {line}: "),
+            _ => String::new(),
+        };
+        let detail = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
+        let detail = match error.kind() {
+            minijinja::ErrorKind::UndefinedError => format!("undefined: {detail}"),
+            _ => detail,
+        };
+        Self(format!("{place}{detail}"))
+    }
+}
+
+impl Prompt {
+    /// Compiles both templates; all errors are told.
+    pub fn compile(templates: &PromptTemplates) -> Result<Self, Vec<PromptError>> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_fuel(Some(FUEL));
+        let mut errors = Vec::new();
+        let mut add = |name: &'static str, source: &str| {
+            if let Err(error) = environment.add_template_owned(name, source.to_owned()) {
+                errors.push(PromptError::from(error));
+            }
+        };
+        if let Some(system) = &templates.system {
+            add(SYSTEM, system);
+        }
+        add(USER, &templates.user);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let prompt = Self { environment, has_system: templates.system.is_some() };
+        let unknown = prompt.unknown_names();
+        if unknown.is_empty() { Ok(prompt) } else { Err(unknown) }
+    }
+
+    /// Names besides `product` and `id` can be told without a product.
+    fn unknown_names(&self) -> Vec<PromptError> {
+        let mut errors = Vec::new();
+        for (name, template) in self.environment.templates() {
+            let mut names: Vec<String> = template
+                .undeclared_variables(false)
+                .into_iter()
+                .filter(|found| !["product", "id"].contains(&found.as_str()))
+                .filter(|found| self.environment.globals().all(|(global, _)| global != found))
+                .collect();
+            names.sort();
+            errors.extend(names.into_iter().map(|found| {
+                PromptError(format!("{name}: '{found}' is not defined (there are: product, id)"))
+            }));
+        }
+        errors
+    }
+
+    /// The messages that ask for this product.
+    pub fn render(&self, id: &str, product: &RawValue) -> Result<Vec<Message>, PromptError> {
+        let product: serde_json::Value =
+            serde_json::from_str(product.get()).map_err(|error| PromptError(error.to_string()))?;
+        let values = context! { id => id, product => minijinja::Value::from(minijinja::value::Serde(&product)) };
+        let message = |role, name| {
+            let content = self.environment.get_template(name)?.render(&values)?;
+            Ok::<_, PromptError>(Message { role, content })
+        };
+        let mut messages = Vec::with_capacity(2);
+        if self.has_system {
+            messages.push(message("system", SYSTEM)?);
+        }
+        messages.push(message("user", USER)?);
+        Ok(messages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn templates(user: &str) -> PromptTemplates {
+        PromptTemplates { system: None, user: user.to_owned() }
+    }
+
+    fn product(json: &str) -> Box<RawValue> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_product_is_data_and_never_a_template() {
+        let prompt = Prompt::compile(&templates("{{ id }}: {{ product.title }}")).unwrap();
+        let messages = prompt.render("7", &product(r#"{"title":"{{ id }} <b>&</b>"}"#)).unwrap();
+        assert_eq!(messages[0].content, "7: {{ id }} <b>&</b>");
+    }
+
+    #[test]
+    fn fields_keep_their_order() {
+        let prompt = Prompt::compile(&templates("{{ product | tojson }}")).unwrap();
+        let messages = prompt.render("7", &product(r#"{"z":1,"a":2}"#)).unwrap();
+        assert_eq!(messages[0].content, r#"{"z": 1, "a": 2}"#);
+    }
+
+    #[test]
+    fn an_undefined_field_is_an_error_with_its_place() {
+        let prompt = Prompt::compile(&templates("{{ id }}\n{{ product.colour }}")).unwrap();
+        let told = prompt.render("7", &product("{}")).unwrap_err().to_string();
+        assert!(told.contains("prompt.user, line 2"), "{told}");
+    }
+
+    #[test]
+    fn every_bad_template_is_told() {
+        let both = PromptTemplates { system: Some("{{ id".into()), user: "{% if %}".into() };
+        assert_eq!(Prompt::compile(&both).unwrap_err().len(), 2);
+        let told = Prompt::compile(&templates("{{ title }}")).unwrap_err().remove(0).to_string();
+        assert!(told.contains("'title' is not defined"), "{told}");
+    }
+
+    #[test]
+    fn a_template_that_never_ends_is_stopped() {
+        let prompt = Prompt::compile(&templates(
+            "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+        ))
+        .unwrap();
+        prompt.render("7", &product("{}")).unwrap_err();
+    }
+}

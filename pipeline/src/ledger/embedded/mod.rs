@@ -1,0 +1,323 @@
+//! The ledger within one process: in memory, rebuilt from the journal at every start.
+//!
+//! Nothing of it is written but which calls are under way (see [`inflight`]): the journal is the truth, and what is
+//! in memory can be had again by reading it. Leases are not kept: whoever claims lives and dies with the ledger.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{
+    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Ledger, LedgerError, Progress, ScanCounts,
+    State, Vitals,
+    pace::{Pace, charges},
+};
+use crate::{
+    failure::FailureClass,
+    identity::IdHash,
+    job::{Job, Limits},
+    message::{Outcome, Spent},
+};
+use inflight::Inflight;
+use table::{Entry, Table};
+
+mod inflight;
+mod table;
+
+/// The memory of a run that lives in one process.
+#[derive(Debug)]
+pub struct EmbeddedLedger {
+    inner: Mutex<Inner>,
+    started: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    job: Option<Job>,
+    table: Table,
+    claims: HashMap<IdHash, String>,
+    answers: HashMap<IdHash, Outcome>,
+    spent: HashMap<IdHash, Spent>,
+    inflight: Option<(Inflight, String)>,
+    pace: Pace,
+    scan: Option<ScanCounts>,
+    last_batch: Option<(u64, Vec<Admission>)>,
+    completed: u64,
+    failures: BTreeMap<FailureClass, u64>,
+    expected: Option<u64>,
+    journal: Option<JournalMark>,
+    vitals: Option<Vitals>,
+}
+
+impl Default for EmbeddedLedger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl EmbeddedLedger {
+    /// A ledger that knows of no product.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { inner: Mutex::default(), started: Instant::now() }
+    }
+
+    /// From now on keeps in this file which calls are under way; what it holds was cut off by a kill.
+    pub fn watch_inflight(&self, path: &Path) -> Result<(), LedgerError> {
+        let file = path.display().to_string();
+        let inflight = Inflight::open(path)
+            .map_err(|source| LedgerError::File { file: file.clone(), source })?;
+        self.lock().inflight = Some((inflight, file));
+        Ok(())
+    }
+
+    /// What was spent on a product before it was put back.
+    pub fn remember_spent(&self, product: IdHash, spent: Spent) {
+        self.lock().spent.insert(product, spent);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> f64 {
+        self.started.elapsed().as_secs_f64() * 1_000.0
+    }
+}
+
+impl Inner {
+    fn note_entry(&mut self, product: IdHash) -> Result<bool, LedgerError> {
+        let Some((inflight, file)) = &mut self.inflight else { return Ok(false) };
+        inflight.enter(product).map_err(|source| LedgerError::File { file: file.clone(), source })
+    }
+
+    fn note_leave(&mut self, product: &IdHash) -> Result<(), LedgerError> {
+        let Some((inflight, file)) = &mut self.inflight else { return Ok(()) };
+        inflight.leave(product).map_err(|source| LedgerError::File { file: file.clone(), source })
+    }
+
+    fn state(&self, product: &IdHash) -> State {
+        self.table.get(product).map_or(State::Open, |entry| entry.state)
+    }
+
+    fn record(&mut self, done: &Done<'_>) {
+        let known = self.table.get(done.hash()).unwrap_or_default();
+        let (state, class) = match done {
+            Done::Completed(_) => (State::Completed, None),
+            Done::Failed { class, .. } => (State::Failed, Some(*class)),
+        };
+        if known.state == State::Completed || known.state == state {
+            return;
+        }
+        self.table.set(done.hash(), Entry { state, class, ..known });
+        if let Some(class) = class {
+            *self.failures.entry(class).or_default() += 1;
+        }
+        if let Some(count) = known.class.and_then(|class| self.failures.get_mut(&class)) {
+            *count -= 1;
+        }
+        self.completed += u64::from(state == State::Completed);
+        if let Some(scan) = self.scan.as_mut().filter(|_| known.seen) {
+            scan.completed += u64::from(state == State::Completed);
+            scan.failed += u64::from(state == State::Failed);
+            scan.failed -= u64::from(known.state == State::Failed);
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(1)
+}
+
+#[async_trait]
+impl Ledger for EmbeddedLedger {
+    async fn job(&self) -> Result<Option<Job>, LedgerError> {
+        Ok(self.lock().job.clone())
+    }
+
+    async fn begin(&self, job: &Job, accept_changed: bool) -> Result<Begun, LedgerError> {
+        let mut inner = self.lock();
+        let differences = match &inner.job {
+            Some(known) if !accept_changed => known.fingerprint().differences(&job.fingerprint()),
+            _ => Vec::new(),
+        };
+        if !differences.is_empty() {
+            return Ok(Begun::Changed { differences });
+        }
+        inner.job = Some(job.clone());
+        Ok(Begun::Accepted)
+    }
+
+    /// One producer in one process reads the input once: `seen` is of this reading. Its number is the time, so
+    /// that it is higher than that of any reading by an earlier process.
+    async fn begin_scan(&self, _producer: &str) -> Result<Option<u64>, LedgerError> {
+        let mut inner = self.lock();
+        let scan = inner.scan.get_or_insert_with(|| ScanCounts { scan: now_ms(), ..ScanCounts::default() });
+        Ok((!scan.sealed).then_some(scan.scan))
+    }
+
+    async fn keep_scan(&self, _scan: u64) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn drop_scan(&self, _scan: u64) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn admit(&self, _scan: u64, batch: u64, products: &[IdHash]) -> Result<Vec<Admission>, LedgerError> {
+        let mut inner = self.lock();
+        if let Some((last, reply)) = &inner.last_batch
+            && *last == batch
+        {
+            return Ok(reply.clone());
+        }
+        let reply: Vec<Admission> = products
+            .iter()
+            .map(|product| {
+                let known = inner.table.get(product);
+                if known.is_some_and(|entry| entry.seen) {
+                    return Admission::Duplicate;
+                }
+                let state = known.map_or(State::Open, |entry| entry.state);
+                let class = known.and_then(|entry| entry.class);
+                inner.table.set(product, Entry { state, seen: true, class });
+                let counts = inner.scan.get_or_insert_default();
+                counts.total += 1;
+                match state {
+                    State::Open => {
+                        Admission::Open { spent: inner.spent.remove(product).unwrap_or_default() }
+                    }
+                    State::Completed => {
+                        counts.completed += 1;
+                        Admission::Completed
+                    }
+                    State::Failed => {
+                        counts.failed += 1;
+                        Admission::Failed
+                    }
+                }
+            })
+            .collect();
+        inner.last_batch = Some((batch, reply.clone()));
+        Ok(reply)
+    }
+
+    async fn expect(&self, products: u64) -> Result<(), LedgerError> {
+        self.lock().expected = Some(products);
+        Ok(())
+    }
+
+    async fn seal(&self, _scan: u64, rejected: u64) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
+        let counts = inner.scan.get_or_insert_default();
+        counts.sealed = true;
+        counts.rejected = rejected;
+        Ok(())
+    }
+
+    async fn claim(&self, product: IdHash, token: &ClaimToken, _lease: Duration) -> Result<Claim, LedgerError> {
+        let mut inner = self.lock();
+        if inner.state(&product) != State::Open {
+            return Ok(Claim::Done);
+        }
+        if let Some(answer) = inner.answers.get(&product) {
+            return Ok(Claim::Answered(answer.clone()));
+        }
+        match inner.claims.get(&product) {
+            Some(holder) if holder != token => Ok(Claim::Busy),
+            _ => {
+                inner.claims.insert(product, token.to_owned());
+                Ok(Claim::Granted { repeated: inner.note_entry(product)? })
+            }
+        }
+    }
+
+    async fn renew(&self, _claims: &[(IdHash, String)], _lease: Duration) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn release(&self, product: IdHash, token: &ClaimToken) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
+        if inner.claims.get(&product).is_some_and(|holder| holder == token) {
+            inner.claims.remove(&product);
+            inner.note_leave(&product)?;
+        }
+        Ok(())
+    }
+
+    async fn put_answer(&self, product: IdHash, token: &ClaimToken, outcome: &Outcome) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
+        if inner.claims.get(&product).is_some_and(|holder| holder == token) {
+            inner.claims.remove(&product);
+        }
+        if inner.state(&product) == State::Open {
+            inner.answers.entry(product).or_insert_with(|| outcome.clone());
+        }
+        Ok(())
+    }
+
+    async fn reserve_call(&self, limits: &Limits, tokens: u64) -> Result<Duration, LedgerError> {
+        let now_ms = self.now_ms();
+        Ok(self.lock().pace.reserve(now_ms, charges(limits, tokens)))
+    }
+
+    async fn pause(&self, duration: Duration) -> Result<(), LedgerError> {
+        let now_ms = self.now_ms();
+        self.lock().pace.pause(now_ms, duration);
+        Ok(())
+    }
+
+    async fn states(&self, products: &[IdHash]) -> Result<Vec<State>, LedgerError> {
+        let inner = self.lock();
+        Ok(products.iter().map(|product| inner.state(product)).collect())
+    }
+
+    async fn record(&self, done: &[Done<'_>], mark: &JournalMark) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
+        for done in done {
+            inner.record(done);
+            inner.answers.remove(done.hash());
+            inner.claims.remove(done.hash());
+            inner.note_leave(done.hash())?;
+        }
+        inner.journal = Some(mark.clone());
+        Ok(())
+    }
+
+    async fn journal(&self) -> Result<Option<JournalMark>, LedgerError> {
+        Ok(self.lock().journal.clone())
+    }
+
+    async fn hold_pen(&self, _: &str, _: Duration) -> Result<Result<(), String>, LedgerError> {
+        Ok(Ok(()))
+    }
+
+    async fn drop_pen(&self, _: &str) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn report(&self, vitals: &Vitals) -> Result<(), LedgerError> {
+        self.lock().vitals = Some(*vitals);
+        Ok(())
+    }
+
+    async fn progress(&self) -> Result<Progress, LedgerError> {
+        let inner = self.lock();
+        let failures: Vec<_> =
+            inner.failures.iter().map(|(class, count)| (*class, *count)).filter(|(_, count)| *count > 0).collect();
+        Ok(Progress {
+            expected: inner.expected,
+            scan: inner.scan,
+            completed: inner.completed,
+            failed: failures.iter().map(|(_, count)| count).sum(),
+            failures,
+            vitals: inner.vitals,
+        })
+    }
+}

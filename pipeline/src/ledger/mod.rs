@@ -1,0 +1,302 @@
+//! Knows of every product whether it is open, claimed, answered, completed or failed.
+//!
+//! ```text
+//!   admit            claim               put_answer             record
+//! ────────▶ open ──────────▶ claimed ─────────────▶ answered ─────────▶ completed | failed
+//!             ▲                 │ release, or the lease runs out
+//!             └─────────────────┘
+//! ```
+//!
+//! What both implementations guarantee, and the contract suite checks of both:
+//! - Of many who claim a product one is granted it, until it releases the claim or stops renewing it.
+//! - Once an answer is put, no claim on the product is granted again: a claimant gets the answer.
+//! - `completed` and `failed` are told only of products whose line is on disk; `completed` never ends.
+//! - Every call may be made again with the same arguments after its reply was lost, and changes nothing more.
+//!
+//! A lost Redis is the ledger's to mend: calls wait, they do not fail, until the stopper aborts.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    failure::FailureClass,
+    identity::IdHash,
+    job::{Job, Limits},
+    message::{Outcome, Spent},
+};
+
+mod embedded;
+mod pace;
+mod redis;
+
+pub use embedded::EmbeddedLedger;
+pub use redis::{FailedProduct, RedisConfig, RedisLedger};
+
+/// Why the ledger could not do what it was asked. None of these mends itself.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The URL cannot be read or the login was refused.
+    #[error("Redis at {at} refuses the connection: {reason}")]
+    Refused {
+        /// Host and port; never the password.
+        at: String,
+        /// Redis' words.
+        reason: String,
+    },
+    /// A one-shot command could not reach Redis.
+    #[error("cannot reach Redis at {at}: {reason}")]
+    Unreachable {
+        /// Host and port; never the password.
+        at: String,
+        /// The system's words.
+        reason: String,
+    },
+    /// A command failed for a reason that time does not heal.
+    #[error("Redis at {at} cannot do what Shelfmill needs: {reason}")]
+    Failed {
+        /// Host and port; never the password.
+        at: String,
+        /// Redis' words.
+        reason: String,
+    },
+    /// The ledger holds something this build cannot read.
+    #[error("the ledger's {what} cannot be read; was it written by another version of Shelfmill?")]
+    Unreadable {
+        /// Which value.
+        what: &'static str,
+    },
+    /// Another producer has taken over the run, because this one was not heard of for too long.
+    #[error("another producer has taken over this run")]
+    ScanLost,
+    /// A file of the embedded ledger cannot be written.
+    #[error("cannot keep {file}")]
+    File {
+        /// The file.
+        file: String,
+        /// The system's words.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The process is ending and does not wait any longer.
+    #[error("stopped while waiting for the ledger")]
+    Aborted,
+}
+
+/// What a worker that asks for a product gets.
+#[derive(Debug)]
+pub enum Claim {
+    /// The product is completed or failed.
+    Done,
+    /// The product was answered; what is left is to say so.
+    Answered(Outcome),
+    /// Somebody else is at it.
+    Busy,
+    /// Go on.
+    Granted {
+        /// Whether an earlier claim ran out, so that its call, if it was made, is made twice.
+        repeated: bool,
+    },
+}
+
+/// What the producer is to do with a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Publish a task.
+    Open {
+        /// What was spent on it before it was put back.
+        spent: Spent,
+    },
+    /// The id came before in this scan.
+    Duplicate,
+    /// It has its line in the journal.
+    Completed,
+    /// It has its line in the failures.
+    Failed,
+}
+
+/// Where a product stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Not known, or on its way.
+    #[default]
+    Open,
+    /// It has its line in the journal.
+    Completed,
+    /// It has its line in the failures.
+    Failed,
+}
+
+/// A product whose line is on disk.
+#[derive(Clone, Debug)]
+pub enum Done<'a> {
+    /// In the journal.
+    Completed(IdHash),
+    /// In the failures.
+    Failed {
+        /// Which product.
+        hash: IdHash,
+        /// Why.
+        class: FailureClass,
+        /// The line of the failures, from which it can be put back.
+        line: &'a str,
+    },
+}
+
+impl Done<'_> {
+    /// Which product.
+    #[must_use]
+    pub const fn hash(&self) -> &IdHash {
+        match self {
+            Self::Completed(hash) | Self::Failed { hash, .. } => hash,
+        }
+    }
+}
+
+/// How a run's job relates to the one it began with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// The run is new, or its job asks the same question.
+    Accepted,
+    /// The job asks another question than the run began with, and that was not accepted. Nothing was stored.
+    Changed {
+        /// Which parts differ.
+        differences: Vec<&'static str>,
+    },
+}
+
+/// How far a journal was written when the ledger was last told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalMark {
+    /// Which journal: the identity its folder was given.
+    pub journal: String,
+    /// Where it is, for people.
+    pub place: String,
+    /// Up to here every line is known to the ledger.
+    pub size_bytes: u64,
+}
+
+/// Counts of one reading of the input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ScanCounts {
+    /// Which scan; later scans have higher numbers.
+    pub scan: u64,
+    /// Whether the input was read to its end.
+    pub sealed: bool,
+    /// Products seen in it so far.
+    pub total: u64,
+    /// Of these, completed.
+    pub completed: u64,
+    /// Of these, failed.
+    pub failed: u64,
+    /// Records that are no product; known when sealed.
+    pub rejected: u64,
+}
+
+impl ScanCounts {
+    /// Whether the input was read to its end and every product of it has its line.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.sealed && self.completed + self.failed >= self.total
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Progress {
+    /// Products in the input, where known before its end is reached; an estimate until the scan is sealed.
+    pub expected: Option<u64>,
+    /// The latest reading of the input.
+    pub scan: Option<ScanCounts>,
+    /// Lines in the journal.
+    pub completed: u64,
+    /// Lines in the failures.
+    pub failed: u64,
+    /// Failures by class.
+    pub failures: Vec<(FailureClass, u64)>,
+    /// What the aggregator said last.
+    pub vitals: Option<Vitals>,
+}
+
+impl Progress {
+    /// Products of the input: known when sealed, expected before.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        match &self.scan {
+            Some(scan) if scan.sealed => Some(scan.total),
+            _ => self.expected,
+        }
+    }
+
+    /// Products of the input that are done; before a scan is sealed, all that are done.
+    #[must_use]
+    pub fn done(&self) -> (u64, u64) {
+        match &self.scan {
+            Some(scan) if scan.sealed => (scan.completed, scan.failed),
+            _ => (self.completed, self.failed),
+        }
+    }
+}
+
+/// What only the aggregator can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Products a second, of late.
+    pub products_per_second: f64,
+    /// US dollars so far, as far as prices are known.
+    pub cost_usd: Option<f64>,
+}
+
+/// Who claims: unique for every claim, so that a repeated request is told from a second claimant.
+pub type ClaimToken = str;
+
+/// The memory of one run.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// The job of the run; `None` before a producer has begun it.
+    async fn job(&self) -> Result<Option<Job>, LedgerError>;
+    /// Gives the run its job, unless it has one that asks another question and `accept_changed` is not set.
+    async fn begin(&self, job: &Job, accept_changed: bool) -> Result<Begun, LedgerError>;
+
+    /// The right to read the input, and the number of the reading; `None` while another producer has it.
+    async fn begin_scan(&self, producer: &str) -> Result<Option<u64>, LedgerError>;
+    /// Keeps the right while nothing is admitted.
+    async fn keep_scan(&self, scan: u64) -> Result<(), LedgerError>;
+    /// Gives the right back before the end of the input.
+    async fn drop_scan(&self, scan: u64) -> Result<(), LedgerError>;
+    /// Registers products of the input; `batch` numbers the calls of a scan.
+    async fn admit(&self, scan: u64, batch: u64, products: &[IdHash]) -> Result<Vec<Admission>, LedgerError>;
+    /// Tells how many products the input seems to have.
+    async fn expect(&self, products: u64) -> Result<(), LedgerError>;
+    /// The input was read to its end, and every task of it is with the broker.
+    async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError>;
+
+    /// Asks for a product.
+    async fn claim(&self, product: IdHash, token: &ClaimToken, lease: Duration) -> Result<Claim, LedgerError>;
+    /// Keeps claims while their calls run; one that was lost meanwhile is left alone.
+    async fn renew(&self, claims: &[(IdHash, String)], lease: Duration) -> Result<(), LedgerError>;
+    /// Gives a claim up.
+    async fn release(&self, product: IdHash, token: &ClaimToken) -> Result<(), LedgerError>;
+    /// Keeps an answer until it is on disk; the first one counts.
+    async fn put_answer(&self, product: IdHash, token: &ClaimToken, outcome: &Outcome) -> Result<(), LedgerError>;
+    /// Takes a place in the fleet's pace; the call may be made after the duration returned.
+    async fn reserve_call(&self, limits: &Limits, tokens: u64) -> Result<Duration, LedgerError>;
+    /// Nobody calls for so long: the provider said so.
+    async fn pause(&self, duration: Duration) -> Result<(), LedgerError>;
+
+    /// Where products stand.
+    async fn states(&self, products: &[IdHash]) -> Result<Vec<State>, LedgerError>;
+    /// The lines of these products are on disk, in the journal up to the mark.
+    async fn record(&self, done: &[Done<'_>], mark: &JournalMark) -> Result<(), LedgerError>;
+    /// What the ledger was last told of a journal.
+    async fn journal(&self) -> Result<Option<JournalMark>, LedgerError>;
+    /// The right to write the results, for as long as `lease`; `Err(holder)` while another has it.
+    async fn hold_pen(&self, aggregator: &str, lease: Duration) -> Result<Result<(), String>, LedgerError>;
+    /// Gives the right to write back.
+    async fn drop_pen(&self, aggregator: &str) -> Result<(), LedgerError>;
+    /// For those who watch.
+    async fn report(&self, vitals: &Vitals) -> Result<(), LedgerError>;
+    /// How far the run is.
+    async fn progress(&self) -> Result<Progress, LedgerError>;
+}

@@ -1,0 +1,340 @@
+//! The ledger between processes: Redis.
+//!
+//! Every change is one script, so it happens whole or not at all, on the server's clock. All keys of a run
+//! share the hash tag `{run}`. Products live in 32 768 hashes by their hash, small enough to stay listpacks up
+//! to about 16 million products (some 22 bytes each); a value is a letter (`o` open, `c` completed, `f`
+//! failed) and the number of the scan that met the product last.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+use redis::{AsyncCommands, Script, ScriptInvocation};
+
+use super::{
+    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Ledger, LedgerError, Progress, ScanCounts, State,
+    Vitals, pace::charges,
+};
+use crate::{
+    failure::FailureClass,
+    identity::IdHash,
+    job::{Job, JobFingerprint, Limits},
+    message::{Outcome, Spent},
+    shutdown::Stopper,
+};
+use client::Connection;
+pub use client::RedisConfig;
+pub use failed::FailedProduct;
+
+mod client;
+mod failed;
+
+/// How long a producer may be silent before another may take over.
+const SCAN_LEASE: Duration = Duration::from_secs(15);
+
+/// The memory of one run in Redis.
+pub struct RedisLedger {
+    connection: Connection,
+    keys: Keys,
+    scripts: Scripts,
+}
+
+struct Keys {
+    run: String,
+    claims: String,
+    answers: String,
+    failures: String,
+    pace: String,
+}
+
+impl Keys {
+    fn of(run: &str) -> Self {
+        let key = |what: &str| format!("shelfmill:{{{run}}}:{what}");
+        Self {
+            run: key("run"),
+            claims: key("claims"),
+            answers: key("answers"),
+            failures: key("failures"),
+            pace: key("pace"),
+        }
+    }
+
+    fn bucket(&self, product: &IdHash) -> String {
+        let [high, low, ..] = *product.as_bytes();
+        let index = u16::from_be_bytes([high, low]) >> 1;
+        format!("{}:{index:x}", self.run.trim_end_matches("run").trim_end_matches(':'))
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident),*) => {
+        struct Scripts { $($name: Script),* }
+        impl Scripts {
+            fn new() -> Self {
+                Self { $($name: Script::new(include_str!(concat!(stringify!($name), ".lua")))),* }
+            }
+        }
+    };
+}
+scripts!(
+    admit, begin, begin_scan, claim, hold_pen, keep_scan, pause, put_answer, record, release, renew, reopen,
+    reserve, seal
+);
+
+impl RedisLedger {
+    /// Checks the configuration; connects when first used.
+    pub fn new(config: &RedisConfig, stopper: Stopper) -> Result<Self, LedgerError> {
+        Ok(Self {
+            connection: Connection::new(config, stopper)?,
+            keys: Keys::of(&config.run),
+            scripts: Scripts::new(),
+        })
+    }
+
+    async fn invoke<T>(&self, script: &ScriptInvocation<'_>) -> Result<T, LedgerError>
+    where
+        T: redis::FromRedisValue,
+    {
+        self.connection.run(|mut manager| async move { script.invoke_async(&mut manager).await }).await
+    }
+
+    async fn facts(&self) -> Result<HashMap<String, String>, LedgerError> {
+        let key = &self.keys.run;
+        self.connection.run(|mut manager| async move { manager.hgetall(key).await }).await
+    }
+
+    async fn fact(&self, name: &str) -> Result<Option<String>, LedgerError> {
+        let key = &self.keys.run;
+        self.connection.run(|mut manager| async move { manager.hget(key, name).await }).await
+    }
+
+    async fn set_fact(&self, name: &str, value: &str) -> Result<(), LedgerError> {
+        let key = &self.keys.run;
+        self.connection.run(|mut manager| async move { manager.hset(key, name, value).await }).await
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("ledger values have string keys and finite numbers")
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, LedgerError> {
+    serde_json::from_str(text).map_err(|_| LedgerError::Unreadable { what })
+}
+
+#[async_trait]
+impl Ledger for RedisLedger {
+    async fn job(&self) -> Result<Option<Job>, LedgerError> {
+        self.fact("job").await?.map(|text| parse("job", &text)).transpose()
+    }
+
+    async fn begin(&self, job: &Job, accept_changed: bool) -> Result<Begun, LedgerError> {
+        let own = job.fingerprint();
+        let (prompt, schema, model, stored): (String, String, String, bool) = self
+            .invoke(
+                self.scripts
+                    .begin
+                    .key(&self.keys.run)
+                    .arg(json(job))
+                    .arg(&own.prompt)
+                    .arg(&own.schema)
+                    .arg(&own.model)
+                    .arg(if accept_changed { "1" } else { "" })
+                    .arg(jiff::Timestamp::now().as_millisecond()),
+            )
+            .await?;
+        if stored {
+            return Ok(Begun::Accepted);
+        }
+        Ok(Begun::Changed { differences: JobFingerprint { prompt, schema, model }.differences(&own) })
+    }
+
+    async fn begin_scan(&self, producer: &str) -> Result<Option<u64>, LedgerError> {
+        self.invoke(self.scripts.begin_scan.key(&self.keys.run).arg(producer).arg(ms(SCAN_LEASE))).await
+    }
+
+    async fn keep_scan(&self, scan: u64) -> Result<(), LedgerError> {
+        let kept: bool =
+            self.invoke(self.scripts.keep_scan.key(&self.keys.run).arg(scan).arg(ms(SCAN_LEASE))).await?;
+        if kept { Ok(()) } else { Err(LedgerError::ScanLost) }
+    }
+
+    async fn drop_scan(&self, scan: u64) -> Result<(), LedgerError> {
+        let _kept: bool = self.invoke(self.scripts.keep_scan.key(&self.keys.run).arg(scan).arg(0)).await?;
+        Ok(())
+    }
+
+    async fn admit(&self, scan: u64, batch: u64, products: &[IdHash]) -> Result<Vec<Admission>, LedgerError> {
+        let mut call = self.scripts.admit.prepare_invoke();
+        call.key(&self.keys.run).arg(scan).arg(batch).arg(ms(SCAN_LEASE));
+        for product in products {
+            call.key(self.keys.bucket(product)).arg(product.as_bytes());
+        }
+        let letters: Option<String> = self.invoke(&call).await?;
+        let letters = letters.ok_or(LedgerError::ScanLost)?;
+        Ok(letters
+            .bytes()
+            .map(|letter| match letter {
+                b'd' => Admission::Duplicate,
+                b'c' => Admission::Completed,
+                b'f' => Admission::Failed,
+                _ => Admission::Open { spent: Spent::default() },
+            })
+            .collect())
+    }
+
+    async fn expect(&self, products: u64) -> Result<(), LedgerError> {
+        self.set_fact("expected", &products.to_string()).await
+    }
+
+    async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError> {
+        let sealed: bool =
+            self.invoke(self.scripts.seal.key(&self.keys.run).arg(scan).arg(rejected)).await?;
+        if sealed { Ok(()) } else { Err(LedgerError::ScanLost) }
+    }
+
+    async fn claim(&self, product: IdHash, token: &ClaimToken, lease: Duration) -> Result<Claim, LedgerError> {
+        let reply: Vec<Vec<u8>> = self
+            .invoke(
+                self.scripts
+                    .claim
+                    .key(self.keys.bucket(&product))
+                    .key(&self.keys.claims)
+                    .key(&self.keys.answers)
+                    .arg(product.as_bytes())
+                    .arg(token)
+                    .arg(ms(lease)),
+            )
+            .await?;
+        match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
+            [b"done"] => Ok(Claim::Done),
+            [b"busy"] => Ok(Claim::Busy),
+            [b"granted"] => Ok(Claim::Granted { repeated: false }),
+            [b"repeated"] => Ok(Claim::Granted { repeated: true }),
+            [b"answered", outcome] => Outcome::decode(outcome)
+                .map(Claim::Answered)
+                .map_err(|_| LedgerError::Unreadable { what: "answer" }),
+            _ => Err(LedgerError::Unreadable { what: "claim" }),
+        }
+    }
+
+    async fn renew(&self, claims: &[(IdHash, String)], lease: Duration) -> Result<(), LedgerError> {
+        let mut call = self.scripts.renew.prepare_invoke();
+        call.key(&self.keys.claims).arg(ms(lease));
+        for (product, token) in claims {
+            call.arg(product.as_bytes()).arg(token);
+        }
+        self.invoke(&call).await
+    }
+
+    async fn release(&self, product: IdHash, token: &ClaimToken) -> Result<(), LedgerError> {
+        self.invoke(self.scripts.release.key(&self.keys.claims).arg(product.as_bytes()).arg(token)).await
+    }
+
+    async fn put_answer(&self, product: IdHash, token: &ClaimToken, outcome: &Outcome) -> Result<(), LedgerError> {
+        self.invoke(
+            self.scripts
+                .put_answer
+                .key(self.keys.bucket(&product))
+                .key(&self.keys.claims)
+                .key(&self.keys.answers)
+                .arg(product.as_bytes())
+                .arg(token)
+                .arg(outcome.encode()),
+        )
+        .await
+    }
+
+    async fn reserve_call(&self, limits: &Limits, tokens: u64) -> Result<Duration, LedgerError> {
+        let mut call = self.scripts.reserve.prepare_invoke();
+        call.key(&self.keys.pace);
+        for charge in charges(limits, tokens) {
+            call.arg(charge.cost_ms).arg(charge.burst_ms);
+        }
+        Ok(Duration::from_millis(self.invoke(&call).await?))
+    }
+
+    async fn pause(&self, duration: Duration) -> Result<(), LedgerError> {
+        self.invoke(self.scripts.pause.key(&self.keys.pace).arg(ms(duration))).await
+    }
+
+    async fn states(&self, products: &[IdHash]) -> Result<Vec<State>, LedgerError> {
+        let mut pipe = redis::pipe();
+        for product in products {
+            pipe.hget(self.keys.bucket(product), product.as_bytes());
+        }
+        let pipe = &pipe;
+        let values: Vec<Option<String>> =
+            self.connection.run(|mut manager| async move { pipe.query_async(&mut manager).await }).await?;
+        Ok(values
+            .iter()
+            .map(|value| match value.as_deref().and_then(|value| value.bytes().next()) {
+                Some(b'c') => State::Completed,
+                Some(b'f') => State::Failed,
+                _ => State::Open,
+            })
+            .collect())
+    }
+
+    async fn record(&self, done: &[Done<'_>], mark: &JournalMark) -> Result<(), LedgerError> {
+        let mut call = self.scripts.record.prepare_invoke();
+        let Keys { run, claims, answers, failures, .. } = &self.keys;
+        call.key(run).key(claims).key(answers).key(failures).arg(json(mark));
+        for done in done {
+            call.key(self.keys.bucket(done.hash())).arg(done.hash().as_bytes());
+            match done {
+                Done::Completed(_) => call.arg("c").arg("").arg(""),
+                Done::Failed { class, line, .. } => call.arg("f").arg(class.name()).arg(*line),
+            };
+        }
+        self.invoke(&call).await
+    }
+
+    async fn journal(&self) -> Result<Option<JournalMark>, LedgerError> {
+        self.fact("journal").await?.map(|text| parse("journal mark", &text)).transpose()
+    }
+
+    async fn hold_pen(&self, aggregator: &str, lease: Duration) -> Result<Result<(), String>, LedgerError> {
+        let holder: Option<String> =
+            self.invoke(self.scripts.hold_pen.key(&self.keys.run).arg(aggregator).arg(ms(lease))).await?;
+        Ok(holder.map_or(Ok(()), Err))
+    }
+
+    async fn drop_pen(&self, aggregator: &str) -> Result<(), LedgerError> {
+        let _held: Option<String> =
+            self.invoke(self.scripts.hold_pen.key(&self.keys.run).arg(aggregator).arg(0)).await?;
+        Ok(())
+    }
+
+    async fn report(&self, vitals: &Vitals) -> Result<(), LedgerError> {
+        self.set_fact("vitals", &json(vitals)).await
+    }
+
+    async fn progress(&self) -> Result<Progress, LedgerError> {
+        let facts = self.facts().await?;
+        let count = |name: &str| facts.get(name).and_then(|value| value.parse::<u64>().ok());
+        let failures = FailureClass::ALL
+            .into_iter()
+            .filter_map(|class| Some((class, count(&format!("class_{class}"))?)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        Ok(Progress {
+            expected: count("expected"),
+            scan: count("scan").map(|scan| ScanCounts {
+                scan,
+                sealed: facts.contains_key("sealed"),
+                total: count("scan_total").unwrap_or(0),
+                completed: count("scan_completed").unwrap_or(0),
+                failed: count("scan_failed").unwrap_or(0),
+                rejected: count("rejected").unwrap_or(0),
+            }),
+            completed: count("completed").unwrap_or(0),
+            failed: count("failed").unwrap_or(0),
+            failures,
+            vitals: facts.get("vitals").map(|text| parse("vitals", text)).transpose()?,
+        })
+    }
+}

@@ -1,0 +1,37 @@
+-- The lines of these products are on disk. KEYS: run, claims, answers, failures, the bucket of each.
+-- ARGV: journal mark, then product, state (c or f), class and line of each (class and line empty for c).
+-- A failure is stored as "<class> <line>".
+local run, claims, answers, failures = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local scan = redis.call('HGET', run, 'scan')
+local completed, failed, scan_completed, scan_failed = 0, 0, 0, 0
+for i = 2, #ARGV, 4 do
+    local product, state = ARGV[i], ARGV[i + 1]
+    local bucket = KEYS[5 + (i - 2) / 4]
+    local known = redis.call('HGET', bucket, product) or 'o0'
+    local before, of = known:sub(1, 1), known:sub(2)
+    if before ~= 'c' and before ~= state then
+        redis.call('HSET', bucket, product, state .. of)
+        local here = of == scan and 1 or 0
+        if before == 'f' then
+            failed, scan_failed = failed - 1, scan_failed - here
+            local was = redis.call('HGET', failures, product)
+            if was then redis.call('HINCRBY', run, 'class_' .. was:match('^%S+'), -1) end
+        end
+        redis.call('HDEL', failures, product)
+        if state == 'c' then
+            completed, scan_completed = completed + 1, scan_completed + here
+        else
+            failed, scan_failed = failed + 1, scan_failed + here
+            redis.call('HINCRBY', run, 'class_' .. ARGV[i + 2], 1)
+            redis.call('HSET', failures, product, ARGV[i + 2] .. ' ' .. ARGV[i + 3])
+        end
+    end
+    redis.call('HDEL', claims, product)
+    redis.call('HDEL', answers, product)
+end
+if completed ~= 0 then redis.call('HINCRBY', run, 'completed', completed) end
+if failed ~= 0 then redis.call('HINCRBY', run, 'failed', failed) end
+if scan_completed ~= 0 then redis.call('HINCRBY', run, 'scan_completed', scan_completed) end
+if scan_failed ~= 0 then redis.call('HINCRBY', run, 'scan_failed', scan_failed) end
+redis.call('HSET', run, 'journal', ARGV[1])
+return 1

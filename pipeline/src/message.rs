@@ -1,0 +1,260 @@
+//! Tasks and outcomes, and how they look on the wire.
+//!
+//! A message is one JSON object that begins with its version. A version nobody here knows, and bytes that are
+//! no message, are told apart, because the first wants a newer Shelfmill and the second a look at who
+//! publishes. The line that an outcome carries is the line that will be written: it is embedded as raw JSON
+//! and never parsed beyond its id and place.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    failure::FailureClass,
+    identity::IdHash,
+    record::{FailureLine, RejectLine, ResultLine},
+};
+
+/// The version this build writes, and the only one it reads.
+pub const VERSION: u32 = 1;
+
+/// Why bytes are no message.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer (or foreign) producer or worker.
+    #[error("message version {found} is not known here (this build reads version {VERSION})")]
+    UnknownVersion {
+        /// The version the message names.
+        found: u64,
+    },
+    /// Not the JSON that a message is.
+    #[error("not a message of Shelfmill")]
+    Malformed(#[source] serde_json::Error),
+}
+
+/// What has been spent on a product so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// Calls made to the model; also the number of the last attempt.
+    pub calls: u32,
+    /// Tokens read, over all calls.
+    pub prompt_tokens: u64,
+    /// Tokens written, over all calls.
+    pub completion_tokens: u64,
+    /// Calls known to repeat one that a dead worker had under way.
+    pub repeated_calls: u32,
+}
+
+/// Asks for one product.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The product's id.
+    pub id: String,
+    /// Its place in the input, from 1.
+    pub seq: u64,
+    /// Attempts that count against the product's allowance.
+    pub attempts: u32,
+    /// What earlier attempts cost.
+    pub spent: Spent,
+    /// The product, one line of JSON.
+    pub product: Box<RawValue>,
+}
+
+impl Task {
+    /// The first task of a product.
+    #[must_use]
+    pub fn new(id: String, seq: u64, product: Box<RawValue>) -> Self {
+        Self { id, seq, attempts: 0, spent: Spent::default(), product }
+    }
+
+    /// The ledger's key of the product.
+    #[must_use]
+    pub fn hash(&self) -> IdHash {
+        IdHash::of(&self.id)
+    }
+
+    /// As it travels.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From the wire.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode(bytes)
+    }
+}
+
+/// Answers one task, or reports input that made none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A line for the journal.
+    Completed(Line),
+    /// A line for the failures.
+    Failed(Line),
+    /// Lines for the rejects.
+    Rejected(Rejects),
+}
+
+/// A finished line, with what the aggregator must know of it.
+#[derive(Clone, Debug)]
+pub struct Line {
+    id: String,
+    seq: u64,
+    class: Option<FailureClass>,
+    cost_usd: Option<f64>,
+    json: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct LineHead {
+    id: String,
+    seq: u64,
+    failure: Option<FailureHead>,
+    meta: MetaHead,
+}
+
+#[derive(Deserialize)]
+struct FailureHead {
+    class: FailureClass,
+}
+
+#[derive(Deserialize)]
+struct MetaHead {
+    cost_usd: Option<f64>,
+}
+
+impl Line {
+    /// The line of a result.
+    #[must_use]
+    pub fn of_result(line: &ResultLine) -> Self {
+        Self { id: line.id.clone(), seq: line.seq, class: None, cost_usd: line.meta.cost_usd, json: raw(line) }
+    }
+
+    /// The line of a failure.
+    #[must_use]
+    pub fn of_failure(line: &FailureLine) -> Self {
+        Self {
+            id: line.id.clone(),
+            seq: line.seq,
+            class: Some(line.failure.class),
+            cost_usd: line.meta.cost_usd,
+            json: raw(line),
+        }
+    }
+
+    /// A line as it was written.
+    pub fn parse(json: Box<RawValue>) -> Result<Self, serde_json::Error> {
+        use serde::de::Error;
+        let LineHead { id, seq, failure, meta } = serde_json::from_str(json.get())?;
+        if json.get().contains('\n') {
+            return Err(serde_json::Error::custom("a line must not contain a line break"));
+        }
+        Ok(Self { id, seq, class: failure.map(|failure| failure.class), cost_usd: meta.cost_usd, json })
+    }
+
+    /// The product's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The product's place in the input.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The ledger's key of the product.
+    #[must_use]
+    pub fn hash(&self) -> IdHash {
+        IdHash::of(&self.id)
+    }
+
+    /// Why the product failed, where it did.
+    #[must_use]
+    pub const fn class(&self) -> Option<FailureClass> {
+        self.class
+    }
+
+    /// What was spent on the product in US dollars, where prices are known.
+    #[must_use]
+    pub const fn cost_usd(&self) -> Option<f64> {
+        self.cost_usd
+    }
+
+    /// The line as it will be written, without the line break.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        self.json.get()
+    }
+}
+
+impl Serialize for Line {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.json.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Line {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(Box::<RawValue>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Some of the rejects of one scan of the input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejects {
+    /// Which scan found them; a later scan replaces an earlier one's.
+    pub scan: u64,
+    /// The number of the first of these lines among all rejects of the scan, from 1.
+    pub first: u64,
+    /// One for each record that is no product.
+    pub lines: Vec<RejectLine>,
+}
+
+impl Outcome {
+    /// As it travels.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From the wire.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode(bytes)
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, T> {
+    v: u32,
+    m: &'a T,
+}
+
+fn raw<T: Serialize>(value: &T) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).expect("lines have string keys and finite numbers")
+}
+
+fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    serde_json::to_vec(&Envelope { v: VERSION, m: message })
+        .expect("messages have string keys and finite numbers")
+}
+
+fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u64,
+    }
+    #[derive(Deserialize)]
+    struct Message<T> {
+        m: T,
+    }
+    // The version first, with everything else skipped: a newer message may look like nothing known here.
+    let Version { v } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
+    if v != u64::from(VERSION) {
+        return Err(DecodeError::UnknownVersion { found: v });
+    }
+    let Message { m } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
+    Ok(m)
+}

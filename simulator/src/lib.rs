@@ -1,0 +1,139 @@
+//! An OpenAI-compatible server without a model, for demos, tests and benchmarks.
+//!
+//! What a client may rely on:
+//! - **Answers hold the contract.** Whatever JSON Schema a request carries, the answer has been checked against it
+//!   by a full validator before it is sent; a schema no instance is found for is refused with a 400, never guessed at.
+//! - **Runs replay.** Answers come from the product alone; faults and latencies from the seed, the product and the
+//!   number of the call. A product that met a fault can therefore succeed when it is tried again.
+//! - **The counters tell the truth.** `GET /stats` counts a call when its request has been received, and an answer
+//!   only when a complete and valid one has been handed to the socket; a test can prove with it what was paid for.
+//! - **It is bounded.** Requests, connections, schemas and instances all have a named limit. Only the count by product
+//!   grows with the catalog; [`Config::count_by_product`] turns it off.
+//!
+//! It serves plain HTTP/1.1 through hyper itself: with nothing to route and nothing to layer, a framework would only
+//! cost a benchmark its speed.
+
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
+
+mod body;
+mod compile;
+mod completion;
+mod contract;
+mod dice;
+mod faults;
+mod flatten;
+mod instance;
+mod limit;
+mod reply;
+mod request;
+mod routes;
+mod schema;
+mod server;
+mod stats;
+mod text;
+mod vocabulary;
+mod words;
+
+use std::fmt;
+use std::time::Duration;
+
+pub use faults::Faults;
+pub use server::Simulator;
+
+/// The only model there is, whatever a request asks for.
+pub const MODEL: &str = "simulated";
+
+/// How the simulator behaves.
+#[derive(Clone)]
+pub struct Config {
+    /// How long an answer takes. Rate limits and refused requests are told at once, as a real provider does.
+    pub latency: Duration,
+    /// Uniform, to both sides of `latency`; an answer never takes less than nothing.
+    pub jitter: Duration,
+    /// What goes wrong, and how often.
+    pub faults: Faults,
+    /// Two simulators with the same seed give the same answers and the same faults to the same calls.
+    pub seed: u64,
+    /// A hard limit over all clients, with a burst of one second's worth (at least one request).
+    pub max_requests_per_second: Option<f64>,
+    /// Calls with any other bearer token get a 401. `None` lets everybody in.
+    pub api_key: Option<String>,
+    /// Whether `/stats` tells calls and answers of each product. Costs about 150 bytes and the id, a product.
+    pub count_by_product: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            latency: Duration::ZERO,
+            jitter: Duration::ZERO,
+            faults: Faults::default(),
+            seed: 0,
+            max_requests_per_second: None,
+            api_key: None,
+            count_by_product: true,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses what could not be simulated; the error names the option.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        self.faults.validate()?;
+        if let Some(limit) = self.max_requests_per_second {
+            anyhow::ensure!(
+                limit.is_finite() && limit > 0.0,
+                "max_requests_per_second is {limit}: it must be a number above 0"
+            );
+        }
+        anyhow::ensure!(
+            self.api_key.as_deref() != Some(""),
+            "api_key is empty: leave it out to let every key in"
+        );
+        Ok(())
+    }
+}
+
+/// Never shows the key.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("latency", &self.latency)
+            .field("jitter", &self.jitter)
+            .field("faults", &self.faults)
+            .field("seed", &self.seed)
+            .field("max_requests_per_second", &self.max_requests_per_second)
+            .field("api_key", &self.api_key.as_ref().map(|_| "…"))
+            .field("count_by_product", &self.count_by_product)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_keeps_the_key_to_itself() {
+        let config = Config {
+            api_key: Some("sk-secret".into()),
+            ..Config::default()
+        };
+        assert!(!format!("{config:?}").contains("sk-secret"));
+    }
+
+    #[test]
+    fn impossible_limits_are_refused_by_name() {
+        for limit in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let config = Config {
+                max_requests_per_second: Some(limit),
+                ..Config::default()
+            };
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains("max_requests_per_second"), "{error}");
+        }
+    }
+}

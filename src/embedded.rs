@@ -1,0 +1,188 @@
+//! The three roles in one process, over channels, with a ledger rebuilt from the journal.
+//!
+//! They end from the front: the producer at the end of its input (or a stop), then the worker when it has
+//! finished what it holds, then the aggregator when it has written what the worker left.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, anyhow};
+use secrecy::SecretString;
+use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder, Summary, spent_before};
+use shelfmill_pipeline::{
+    broker::MemoryBroker,
+    job::Job,
+    ledger::{EmbeddedLedger, Ledger},
+    shutdown::Stopper,
+};
+use shelfmill_producer::ProducerConfig;
+use shelfmill_worker::WorkerConfig;
+use tokio::task::JoinHandle;
+
+use crate::{
+    cli::RunArgs,
+    end::{self, Usage},
+    job, progress, signals, simulate,
+    telemetry::Screen,
+};
+
+const DEFAULT_OUT: &str = "output";
+const DEFAULT_RUN: &str = "default";
+
+/// Where a run's results go, unless it is told.
+pub(crate) fn out_folder(out: Option<PathBuf>, run: Option<&str>) -> PathBuf {
+    out.unwrap_or_else(|| run.map_or(PathBuf::from(DEFAULT_OUT), |run| PathBuf::from(DEFAULT_OUT).join(run)))
+}
+
+/// `shelfmill run`.
+pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let stopper = signals::stopper(args.stop.grace)?;
+    let mut job = job::job(&args.job)?;
+    let api_key = crate::fleet::api_key();
+    if args.simulate {
+        // Under its own name, so that no later run takes simulated answers for a model's.
+        shelfmill_simulator::MODEL.clone_into(&mut job.llm.model);
+        job.llm.base_url = Some(simulate::start_inside().await?);
+    } else if api_key.is_none() && job.llm.base_url.is_none() {
+        return Err(anyhow!(Usage(
+            "there is no model to ask. Choose one of:\n  \
+             --simulate                    the built-in simulator, to try things out\n  \
+             OPENAI_API_KEY=...            OpenAI, with your key in the environment\n  \
+             --base-url URL --model NAME   any OpenAI-compatible server (also OPENAI_BASE_URL)"
+                .to_owned()
+        )));
+    }
+
+    let name = args.run.as_deref().unwrap_or(DEFAULT_RUN);
+    let out = out_folder(args.out.clone(), args.run.as_deref());
+    let input = job::input(&args.input);
+    // Opened once to see that it can be: a bad input leaves no folder behind.
+    tokio::task::spawn_blocking({
+        let input = input.clone();
+        move || match input.source {
+            shelfmill_producer::input::Source::Stdin => Ok(()),
+            shelfmill_producer::input::Source::File(_) => shelfmill_producer::input::open(&input).map(drop),
+        }
+    })
+    .await??;
+    let (folder, ledger) = open(&args, &out, name, &job).await?;
+
+    let config = AggregatorConfig {
+        name: crate::fleet::identity(),
+        checkpoint_every: args.checkpoints.checkpoint_every as usize,
+    };
+    let aggregator_stopper = Stopper::new();
+    let listener = progress::listener(screen);
+    let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+    // The ledger knows what is done before the producer asks.
+    let aggregator =
+        Aggregator::open(config, folder, Arc::clone(&ledger), aggregator_stopper.clone(), listener)
+            .await?
+            .context("the aggregator was stopped before it began")?;
+    let roles = Roles::start(&args, job, api_key, ledger, aggregator, stopper, aggregator_stopper);
+    let summary = roles.finish().await?;
+    progress::conclude(screen, &summary, &out, "run the same command again");
+    Ok(end::of_summary(&summary))
+}
+
+/// The folder and a ledger that knows its job, what was under way, and what was put back.
+async fn open(args: &RunArgs, out: &std::path::Path, name: &str, job: &Job) -> anyhow::Result<(Folder, EmbeddedLedger)> {
+    let mut folder = Folder::open(out, name)?;
+    let ledger = EmbeddedLedger::new();
+    if let Some(known) = &folder.record().job {
+        ledger.begin(known, true).await?;
+    }
+    job::begin(&ledger, job, name, args.job.accept_changed_job).await?;
+    folder.update(|record| record.job = Some(job.clone()))?;
+    ledger.watch_inflight(&folder.state_file("inflight"))?;
+    for (product, spent) in spent_before(&folder)? {
+        ledger.remember_spent(product, spent);
+    }
+    Ok((folder, ledger))
+}
+
+struct Roles {
+    producer: JoinHandle<anyhow::Result<()>>,
+    worker: JoinHandle<anyhow::Result<()>>,
+    aggregator: JoinHandle<anyhow::Result<Summary>>,
+    stopper: Stopper,
+    aggregator_stopper: Stopper,
+}
+
+impl Roles {
+    fn start(
+        args: &RunArgs,
+        job: Job,
+        api_key: Option<SecretString>,
+        ledger: Arc<dyn Ledger>,
+        aggregator: Aggregator,
+        stopper: Stopper,
+        aggregator_stopper: Stopper,
+    ) -> Self {
+        let concurrency = args.work.concurrency.unwrap_or(job.limits.concurrency);
+        // Enough that a worker never waits for a task, and no more.
+        let broker = Arc::new(MemoryBroker::new(concurrency as usize * 2 + 64));
+        // With an end of their own, so that an error of one role ends the others in order.
+        let stopper = stopper.child();
+        let producer = shelfmill_producer::run(
+            ProducerConfig {
+                name: crate::fleet::identity(),
+                input: job::input(&args.input),
+                strict: args.input.strict,
+                window: 1,
+                max_backlog: None,
+            },
+            broker.clone(),
+            Arc::clone(&ledger),
+            stopper.clone(),
+        );
+        let worker = shelfmill_worker::run(
+            WorkerConfig {
+                name: crate::fleet::identity(),
+                concurrency: Some(concurrency),
+                base_url: None,
+                api_key,
+                recycle_client_every: args.work.recycle_client_every,
+                until_done: false,
+            },
+            broker.clone(),
+            ledger,
+            stopper.clone(),
+        );
+        Self {
+            producer: tokio::spawn({
+                let stopper = stopper.clone();
+                async move { producer.await.map(drop).inspect_err(|_| stopper.stop()) }
+            }),
+            worker: tokio::spawn(worker),
+            aggregator: tokio::spawn(async move { aggregator.run(broker.as_ref()).await }),
+            stopper,
+            aggregator_stopper,
+        }
+    }
+
+    async fn finish(self) -> anyhow::Result<Summary> {
+        let Self { producer, mut worker, mut aggregator, stopper, aggregator_stopper } = self;
+        let (worked, written) = tokio::select! {
+            worked = &mut worker => {
+                // Told to stop, or broken: what it left is written.
+                stopper.stop();
+                aggregator_stopper.stop();
+                (worked, aggregator.await)
+            }
+            written = &mut aggregator => {
+                // Complete: nothing is in flight. Broken: what is in flight cannot be saved.
+                stopper.stop();
+                if !matches!(written, Ok(Ok(_))) {
+                    stopper.abort();
+                }
+                (worker.await, written)
+            }
+        };
+        let produced = producer.await;
+        // The writer's error first: the others may only be its consequence.
+        let summary = written.context("the aggregator ended abnormally")??;
+        produced.context("the producer ended abnormally")??;
+        worked.context("the worker ended abnormally")??;
+        Ok(summary)
+    }
+}

@@ -1,0 +1,51 @@
+//! How a process ends: its exit code, and what is said about an error.
+
+use std::process::ExitCode;
+
+use shelfmill_aggregator::{FolderError, Status, Summary};
+use shelfmill_pipeline::job::JobProblems;
+use shelfmill_producer::{StrictReject, input::InputError};
+
+pub(crate) const DONE: u8 = 0;
+pub(crate) const ERROR: u8 = 1;
+pub(crate) const USAGE: u8 = 2;
+pub(crate) const DONE_WITH_FAILURES: u8 = 3;
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// A mistake of whoever called: told as it is, without a chain.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// Tells an error once, with its causes, and gives the code it ends with.
+pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", printable(&format!("{error:#}")));
+    ExitCode::from(code_of(error))
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    let usage = error.chain().any(|cause| {
+        cause.is::<Usage>()
+            || cause.is::<JobProblems>()
+            || cause.is::<StrictReject>()
+            || matches!(cause.downcast_ref(), Some(FolderError::OtherRun { .. }))
+            || cause.downcast_ref::<InputError>().is_some_and(InputError::is_usage)
+    });
+    if usage { USAGE } else { ERROR }
+}
+
+/// How a run that wrote its summary ends.
+pub(crate) fn of_summary(summary: &Summary) -> ExitCode {
+    ExitCode::from(match summary.status {
+        Status::Interrupted => INTERRUPTED,
+        Status::Complete if summary.counts.failed > 0 => DONE_WITH_FAILURES,
+        Status::Complete => DONE,
+    })
+}
+
+/// Text of others (ids, answers, file names) must not steer the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char })
+        .collect()
+}

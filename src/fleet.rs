@@ -1,0 +1,134 @@
+//! The roles as processes of their own, which meet at RabbitMQ and Redis.
+
+use std::{process::ExitCode, sync::Arc};
+
+use secrecy::SecretString;
+use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder};
+use shelfmill_pipeline::{
+    broker::{Connect, RabbitBroker, RabbitConfig},
+    ledger::{RedisConfig, RedisLedger},
+    shutdown::Stopper,
+};
+use shelfmill_producer::ProducerConfig;
+use shelfmill_worker::WorkerConfig;
+
+use crate::{
+    cli::{AggregatorArgs, FleetArgs, ProducerArgs, ServerArgs, WorkerArgs},
+    end::{self, DONE, INTERRUPTED},
+    job, progress, signals,
+    telemetry::Screen,
+};
+
+/// Tasks published and not confirmed: RabbitMQ confirms quorum queues in batches, and this fills them.
+const PUBLISH_WINDOW: usize = 4_096;
+
+/// The model's key, which comes from the environment and from nowhere else.
+pub(crate) fn api_key() -> Option<SecretString> {
+    std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.trim().is_empty()).map(SecretString::from)
+}
+
+/// Who this process is: unique among all processes of a fleet, and readable.
+pub(crate) fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "host".to_owned());
+    format!("{}-{}-{:04x}", host.trim(), std::process::id(), rand::random::<u16>())
+}
+
+/// The ledger of a run.
+pub(crate) fn ledger(run: &str, servers: &ServerArgs, connect: Connect, stopper: Stopper) -> anyhow::Result<RedisLedger> {
+    let config = RedisConfig {
+        url: servers.redis_url.clone(),
+        run: run.to_owned(),
+        ca_file: servers.tls_ca.clone(),
+        connect,
+    };
+    Ok(RedisLedger::new(&config, stopper)?)
+}
+
+/// The broker of a run.
+pub(crate) fn broker(
+    run: &str,
+    servers: &ServerArgs,
+    role: &str,
+    connect: Connect,
+    stopper: Stopper,
+) -> anyhow::Result<RabbitBroker> {
+    let config = RabbitConfig {
+        url: servers.amqp_url.clone(),
+        run: run.to_owned(),
+        client_name: format!("shelfmill {role} {}", identity()),
+        ca_file: servers.tls_ca.clone(),
+        connect,
+    };
+    Ok(RabbitBroker::new(config, stopper)?)
+}
+
+fn both(fleet: &FleetArgs, role: &str, stopper: &Stopper) -> anyhow::Result<(Arc<RabbitBroker>, Arc<RedisLedger>)> {
+    Ok((
+        Arc::new(broker(&fleet.run, &fleet.servers, role, Connect::Forever, stopper.clone())?),
+        Arc::new(ledger(&fleet.run, &fleet.servers, Connect::Forever, stopper.clone())?),
+    ))
+}
+
+/// `shelfmill producer`.
+pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
+    let stopper = signals::stopper(args.stop.grace)?;
+    let job = job::job(&args.job)?;
+    let (broker, ledger) = both(&args.fleet, "producer", &stopper)?;
+    let run = &args.fleet.run;
+    let config = ProducerConfig {
+        name: identity(),
+        input: job::input(&args.input),
+        strict: args.input.strict,
+        window: PUBLISH_WINDOW,
+        max_backlog: Some(args.max_backlog),
+    };
+    // Nothing is in flight while servers are waited for: a stop need not wait for the grace.
+    tokio::select! {
+        begun = job::begin(ledger.as_ref(), &job, run, args.job.accept_changed_job) => begun?,
+        () = stopper.stopped() => return Ok(ExitCode::from(INTERRUPTED)),
+    }
+    let report = shelfmill_producer::run(config, broker, ledger, stopper).await?;
+    tracing::info!(
+        published = report.published,
+        already_completed = report.completed,
+        already_failed = report.failed,
+        rejected = report.rejected,
+        "{}",
+        if report.sealed { "read the whole input" } else { "stopped; run the same command again to go on" }
+    );
+    Ok(ExitCode::from(if report.sealed { DONE } else { INTERRUPTED }))
+}
+
+/// `shelfmill worker`.
+pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
+    let stopper = signals::stopper(args.stop.grace)?;
+    let (broker, ledger) = both(&args.fleet, "worker", &stopper)?;
+    let config = WorkerConfig {
+        name: identity(),
+        concurrency: args.work.concurrency,
+        base_url: args.base_url,
+        api_key: api_key(),
+        recycle_client_every: args.work.recycle_client_every,
+        until_done: args.until_done,
+    };
+    shelfmill_worker::run(config, broker, ledger, stopper).await?;
+    Ok(ExitCode::from(DONE))
+}
+
+/// `shelfmill aggregator`.
+pub(crate) async fn aggregator(args: AggregatorArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let stopper = signals::stopper(args.stop.grace)?;
+    let folder = Folder::open(&args.out, &args.fleet.run)?;
+    let (broker, ledger) = both(&args.fleet, "aggregator", &stopper)?;
+    let config =
+        AggregatorConfig { name: identity(), checkpoint_every: args.checkpoints.checkpoint_every as usize };
+    let listener = progress::listener(screen);
+    let opened = tokio::select! {
+        opened = Aggregator::open(config, folder, ledger, stopper.clone(), listener) => opened?,
+        () = stopper.stopped() => None,
+    };
+    let Some(aggregator) = opened else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let summary = aggregator.run(broker.as_ref()).await?;
+    progress::conclude(screen, &summary, &args.out, "start the aggregator again");
+    Ok(end::of_summary(&summary))
+}

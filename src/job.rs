@@ -1,0 +1,54 @@
+//! From the command line to a job and an input.
+
+use anyhow::anyhow;
+use shelfmill_pipeline::{
+    job::Job,
+    ledger::{Begun, Ledger},
+};
+use shelfmill_producer::input::{InputOptions, Source};
+
+use crate::{
+    cli::{InputArgs, JobArgs},
+    end::Usage,
+};
+
+/// The job of a file, or the built-in one, with what the command line changes of it.
+pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
+    let mut job = match &args.job {
+        Some(file) => Job::read(file)?,
+        None => Job::default(),
+    };
+    if let Some(model) = &args.model {
+        job.llm.model.clone_from(model);
+    }
+    if args.base_url.is_some() {
+        job.llm.base_url.clone_from(&args.base_url);
+    }
+    if let Some(delay) = args.delay {
+        job.limits.delay_ms = u64::try_from(delay.as_millis())?;
+    }
+    Ok(job)
+}
+
+/// What is to be read.
+pub(crate) fn input(args: &InputArgs) -> InputOptions {
+    let is_stdin = args.input.as_os_str() == "-";
+    InputOptions {
+        source: if is_stdin { Source::Stdin } else { Source::File(args.input.clone()) },
+        format: args.format,
+        id_field: args.id_field.clone(),
+        limit: args.limit,
+    }
+}
+
+/// Begins the run, or goes on with it; a job that asks something else than before is refused.
+pub(crate) async fn begin(ledger: &dyn Ledger, job: &Job, run: &str, accept_changed: bool) -> anyhow::Result<()> {
+    match ledger.begin(job, accept_changed).await? {
+        Begun::Accepted => Ok(()),
+        Begun::Changed { differences } => Err(anyhow!(Usage(format!(
+            "the job of run '{run}' has changed since the run began ({}). Choose: --run NAME begins a new run beside \
+             it; --accept-changed-job goes on with this one, and products that are done keep the answers they have",
+            differences.join(", ")
+        )))),
+    }
+}

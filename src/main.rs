@@ -1,0 +1,47 @@
+//! The command `shelfmill`: parse, run the role, exit with a code that says how it ended.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod check;
+mod cli;
+mod embedded;
+mod end;
+mod fleet;
+mod job;
+mod progress;
+mod requeue;
+mod signals;
+mod simulate;
+mod status;
+mod telemetry;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let Cli { command, output } = Cli::parse();
+    let screen = telemetry::start(&command, &output);
+    // One TLS implementation for model, broker and ledger; it is there before any of them is used.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end::failed(&anyhow::Error::new(error).context("cannot start")),
+    };
+    let ended = runtime.block_on(async {
+        match command {
+            Command::Run(args) => embedded::run(args, &screen).await,
+            Command::Producer(args) => fleet::producer(args).await,
+            Command::Worker(args) => fleet::worker(args).await,
+            Command::Aggregator(args) => fleet::aggregator(args, &screen).await,
+            Command::Progress(args) => status::run(args).await,
+            Command::Requeue(args) => requeue::run(args).await,
+            Command::Check(args) => check::run(&args),
+            Command::Simulate(args) => simulate::run(args).await,
+        }
+    });
+    screen.finish();
+    // Reads of standard input cannot be cancelled: do not wait for them.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| end::failed(&error))
+}

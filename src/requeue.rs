@@ -1,0 +1,89 @@
+//! `shelfmill requeue`: failed products are tried again.
+
+use std::{collections::HashSet, process::ExitCode};
+
+use anyhow::{Context as _, anyhow};
+use shelfmill_aggregator::Folder;
+use shelfmill_pipeline::{
+    broker::{Broker, Connect},
+    failure::FailureClass,
+    ledger::FailedProduct,
+    shutdown::Stopper,
+};
+
+use crate::{
+    cli::{RequeueArgs, WhichArgs},
+    embedded::out_folder,
+    end::{DONE, Usage},
+    fleet,
+};
+
+struct Wanted {
+    classes: HashSet<FailureClass>,
+    ids: HashSet<String>,
+}
+
+impl Wanted {
+    fn has(&self, product: &FailedProduct) -> bool {
+        (self.classes.is_empty() || self.classes.contains(&product.class))
+            && (self.ids.is_empty() || self.ids.contains(&product.task.id))
+    }
+}
+
+pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
+    let wanted =
+        Wanted { classes: args.class.iter().copied().collect(), ids: args.id.iter().cloned().collect() };
+    let (count, then) = match (&args.which.run, &args.which.out) {
+        (Some(run), None) => (
+            of_fleet(run, &args.which, &wanted).await?,
+            "they are with the workers; start the aggregator again if it has ended",
+        ),
+        (_, out) => {
+            let out = out_folder(out.clone(), None);
+            let record = Folder::read_record(&out)?;
+            let record = record.with_context(|| {
+                Usage(format!("there is no run in {}; name its folder with --out, or a fleet's run with --run", out.display()))
+            })?;
+            if record.job.is_none() {
+                let run = record.run;
+                return Err(anyhow!(Usage(format!("the run in {} is a fleet's; use --run {run}", out.display()))));
+            }
+            let folder = Folder::open(&out, &record.run)?;
+            let count = shelfmill_aggregator::requeue(&folder, |product| wanted.has(product))?;
+            folder.close()?;
+            (count, "run `shelfmill run` again, with the same input, to try them")
+        }
+    };
+    match count {
+        0 => println!("No failed product matches; nothing was put back"),
+        1 => println!("Put back 1 failed product; {then}"),
+        _ => println!("Put back {count} failed products; {then}"),
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+/// Opened, published, forgotten: in this order a product is never without a way to its end.
+async fn of_fleet(run: &str, which: &WhichArgs, wanted: &Wanted) -> anyhow::Result<u64> {
+    let stopper = Stopper::new();
+    let ledger = fleet::ledger(run, &which.servers, Connect::Once, stopper.clone())?;
+    let broker = fleet::broker(run, &which.servers, "requeue", Connect::Once, stopper)?;
+    let mut count = 0;
+    let mut cursor = 0;
+    loop {
+        let (next, mut products) = ledger.failed_products(cursor).await?;
+        products.retain(|product| wanted.has(product));
+        let hashes: Vec<_> = products.iter().map(|product| product.task.hash()).collect();
+        if !hashes.is_empty() {
+            ledger.reopen(&hashes).await?;
+            for product in &products {
+                broker.publish_task(&product.task).await?;
+            }
+            ledger.forget_failures(&hashes).await?;
+            count += hashes.len() as u64;
+        }
+        if next == 0 {
+            return Ok(count);
+        }
+        cursor = next;
+    }
+}

@@ -1,0 +1,39 @@
+//! Ctrl-C and SIGTERM: the first asks for an orderly end and grants the calls in flight a grace, the second ends
+//! at once. Everything said to be done is on disk at any time, so neither loses anything but calls in flight.
+
+use std::time::Duration;
+
+use shelfmill_pipeline::shutdown::Stopper;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::end::INTERRUPTED;
+
+/// A stopper that the process' signals stop.
+pub(crate) fn stopper(grace: Duration) -> anyhow::Result<Stopper> {
+    let stopper = Stopper::new();
+    let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::spawn(listen(stopper.clone(), grace, interrupt, terminate));
+    Ok(stopper)
+}
+
+async fn listen(stopper: Stopper, grace: Duration, mut interrupt: Signal, mut terminate: Signal) {
+    either(&mut interrupt, &mut terminate).await;
+    tracing::warn!(
+        grace_seconds = grace.as_secs(),
+        "stopping: calls in flight are finished first; a second signal ends at once"
+    );
+    stopper.stop();
+    tokio::select! {
+        () = either(&mut interrupt, &mut terminate) => std::process::exit(i32::from(INTERRUPTED)),
+        () = tokio::time::sleep(grace) => stopper.abort(),
+    }
+    either(&mut interrupt, &mut terminate).await;
+    std::process::exit(i32::from(INTERRUPTED));
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

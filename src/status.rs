@@ -1,0 +1,137 @@
+//! `shelfmill progress`: how far a run is, for those who ask.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use shelfmill_aggregator::{Folder, recent_rate};
+use shelfmill_pipeline::{
+    broker::Connect,
+    ledger::{Ledger, RedisLedger},
+    record::{FAILURES_FILE, JOURNAL_FILE},
+    shutdown::Stopper,
+};
+
+use crate::{
+    cli::ProgressArgs,
+    embedded::out_folder,
+    end::{DONE, Usage},
+    fleet, progress,
+};
+
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Report {
+    run: String,
+    total: Option<u64>,
+    completed: u64,
+    failed: u64,
+    remaining: Option<u64>,
+    percent: Option<f64>,
+    failures_by_class: std::collections::BTreeMap<String, u64>,
+    products_per_second: Option<f64>,
+    cost_usd: Option<f64>,
+    complete: bool,
+}
+
+pub(crate) async fn run(args: ProgressArgs) -> anyhow::Result<ExitCode> {
+    let ledger = match (&args.which.run, &args.which.out) {
+        (Some(run), None) => {
+            Some((run.clone(), fleet::ledger(run, &args.which.servers, Connect::Once, Stopper::new())?))
+        }
+        _ => None,
+    };
+    loop {
+        let report = match &ledger {
+            Some((run, ledger)) => of_fleet(run, ledger).await?,
+            None => of_folder(&out_folder(args.which.out.clone(), None))?,
+        };
+        tell(&report, args.json)?;
+        if !args.watch || report.complete {
+            return Ok(ExitCode::from(DONE));
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(report)?);
+        return Ok(());
+    }
+    for line in progress::lines(report.completed, report.failed, report.total) {
+        println!("{line}");
+    }
+    for (class, count) in &report.failures_by_class {
+        println!("  {class}: {count}");
+    }
+    if let Some(rate) = report.products_per_second.filter(|_| !report.complete) {
+        println!("Rate: {rate:.1} products/s");
+    }
+    Ok(())
+}
+
+async fn of_fleet(run: &str, ledger: &RedisLedger) -> anyhow::Result<Report> {
+    ledger
+        .job()
+        .await?
+        .with_context(|| Usage(format!("there is no run '{run}' in this Redis; start its producer first")))?;
+    let progress = ledger.progress().await?;
+    let (completed, failed) = progress.done();
+    let report = Report {
+        failures_by_class: progress.failures.iter().map(|(class, count)| (class.to_string(), *count)).collect(),
+        products_per_second: progress.vitals.map(|vitals| vitals.products_per_second),
+        cost_usd: progress.vitals.and_then(|vitals| vitals.cost_usd),
+        complete: progress.scan.is_some_and(|scan| scan.is_complete()),
+        ..report(run, progress.total(), completed, failed)
+    };
+    Ok(report)
+}
+
+/// From the files alone: a run in another process keeps its ledger to itself.
+fn of_folder(out: &Path) -> anyhow::Result<Report> {
+    let record = Folder::read_record(out)?.with_context(|| {
+        Usage(format!("there is no run in {}; name its folder with --out, or a fleet's run with --run", out.display()))
+    })?;
+    let count = |name: &str| count_lines(&out.join(name)).with_context(|| format!("cannot read {name}"));
+    let (completed, failed) = (count(JOURNAL_FILE)?, count(FAILURES_FILE)?);
+    let total = record.expected.map(|total| total.max(completed + failed));
+    Ok(Report {
+        products_per_second: recent_rate(&out.join(JOURNAL_FILE)),
+        complete: total == Some(completed + failed),
+        ..report(&record.run, total, completed, failed)
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a percentage")]
+fn report(run: &str, total: Option<u64>, completed: u64, failed: u64) -> Report {
+    Report {
+        run: run.to_owned(),
+        total,
+        completed,
+        failed,
+        remaining: total.map(|total| total.saturating_sub(completed + failed)),
+        percent: total.filter(|total| *total > 0).map(|total| completed as f64 * 100.0 / total as f64),
+        failures_by_class: std::collections::BTreeMap::new(),
+        products_per_second: None,
+        cost_usd: None,
+        complete: false,
+    }
+}
+
+fn count_lines(path: &Path) -> std::io::Result<u64> {
+    use std::io::Read;
+    let mut file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        opened => opened?,
+    };
+    let mut buffer = vec![0; 256 * 1024];
+    let mut lines = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(lines),
+            read => lines += buffer[..read].iter().filter(|byte| **byte == b'\n').count() as u64,
+        }
+    }
+}

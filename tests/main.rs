@@ -1,0 +1,4 @@
+//! Whole-system tests: the real binary against real servers, killed at every step.
+
+mod servers;
+mod support;

@@ -1,0 +1,196 @@
+//! From a task to a verdict: prompt, pace, call, check, and what to do when that fails.
+//!
+//! A retry that is due within seconds is waited for in place; a longer wait goes through the broker, so that it
+//! does not hold a place. A rate limit is the fleet's, not the product's: it pauses everybody and spends no
+//! attempt. A stop gives back what is waiting; a call under way is finished.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+use shelfmill_pipeline::{
+    failure::FailureClass,
+    job::{AnswerSchema, Job, JobFingerprint, Prompt},
+    ledger::Ledger,
+    message::{Line, Outcome, Task},
+    record::{Failure, FailureLine, Meta, RAW_LIMIT_BYTES, ResultLine},
+    shutdown::Stopper,
+};
+
+use crate::{
+    WorkerConfig,
+    answer::Answer,
+    estimate::estimate_tokens,
+    model::{CallFailure, Endpoint, ModelClient},
+};
+
+/// The longest wait that holds a place.
+const WAIT_IN_PLACE: Duration = Duration::from_secs(4);
+/// Before the first retry; doubled for each further one.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// The longest pause between two attempts that nobody asked for.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// The longest wait a provider can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// What becomes of a task.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// The product is analysed or has failed for good.
+    Outcome(Outcome),
+    /// The task, with what it has learned, is to come again.
+    Later(Duration),
+}
+
+/// A job, ready to be done.
+#[derive(Debug)]
+pub(crate) struct Analyst {
+    job: Job,
+    fingerprint: JobFingerprint,
+    prompt: Prompt,
+    schema: AnswerSchema,
+    endpoint: Endpoint,
+    worker: String,
+}
+
+impl Analyst {
+    pub(crate) fn new(config: &WorkerConfig, job: Job) -> anyhow::Result<Self> {
+        let prompt = Prompt::compile(&job.prompt)
+            .map_err(|errors| anyhow::Error::msg(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+            .context("the job's prompt")?;
+        let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
+        let endpoint = Endpoint::new(config.base_url.as_deref(), &job)?;
+        Ok(Self { fingerprint: job.fingerprint(), prompt, schema, endpoint, worker: config.name.clone(), job })
+    }
+
+    pub(crate) fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Attempts until there is a verdict; the task keeps count of them.
+    pub(crate) async fn analyse(
+        &self,
+        task: &mut Task,
+        model: &ModelClient,
+        ledger: &dyn Ledger,
+        stopper: &Stopper,
+    ) -> anyhow::Result<Verdict> {
+        let messages = match self.prompt.render(&task.id, &task.product) {
+            Ok(messages) => messages,
+            Err(error) => {
+                let failure = CallFailure::new(FailureClass::Unpromptable, error.to_string());
+                return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO)));
+            }
+        };
+        let request = self.endpoint.request(&messages)?;
+        let tokens = estimate_tokens(&messages) + u64::from(self.job.llm.max_output_tokens);
+        loop {
+            let wait = ledger.reserve_call(&self.job.limits, tokens).await?;
+            if !waited(wait, stopper).await {
+                return Ok(Verdict::Later(Duration::ZERO));
+            }
+            task.spent.calls += 1;
+            let started = tokio::time::Instant::now();
+            let call = model.call(&self.endpoint, &request, &task.id, task.spent.calls, self.job.timeout());
+            let answer = call.await.and_then(|reply| self.check(task, &reply));
+            let latency = started.elapsed();
+            let failure = match answer {
+                Ok((analysis, model)) => {
+                    return Ok(Verdict::Outcome(self.completed(task, analysis, model, latency)));
+                }
+                Err(failure) => failure,
+            };
+            let asked = failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER));
+            let delay = if failure.class == FailureClass::RateLimited {
+                let pause = asked.unwrap_or_else(|| backoff(task.spent.calls));
+                tracing::warn!(pause_ms = pause.as_millis(), "the provider asks for fewer requests");
+                ledger.pause(pause).await?;
+                pause
+            } else {
+                task.attempts += 1;
+                if !failure.class.is_retryable() || task.attempts >= self.job.limits.max_attempts {
+                    tracing::warn!(id = ?task.id, class = %failure.class, reason = failure.message, "failed");
+                    return Ok(Verdict::Outcome(self.failed(task, failure, latency)));
+                }
+                tracing::debug!(id = ?task.id, class = %failure.class, reason = failure.message, "will try again");
+                asked.unwrap_or_else(|| backoff(task.attempts))
+            };
+            if delay > WAIT_IN_PLACE {
+                return Ok(Verdict::Later(delay));
+            }
+            if !waited(delay, stopper).await {
+                return Ok(Verdict::Later(Duration::ZERO));
+            }
+        }
+    }
+
+    /// The analysis and the model's name, if the answer is one.
+    fn check(&self, task: &mut Task, reply: &[u8]) -> Result<(Box<RawValue>, String), CallFailure> {
+        let answer = Answer::parse(reply)?;
+        task.spent.prompt_tokens += answer.prompt_tokens;
+        task.spent.completion_tokens += answer.completion_tokens;
+        let model = answer.model.clone().unwrap_or_else(|| self.job.llm.model.clone());
+        let analysis = answer.analysis(&self.schema)?;
+        Ok((analysis, model))
+    }
+
+    fn completed(&self, task: &Task, analysis: Box<RawValue>, model: String, latency: Duration) -> Outcome {
+        Outcome::Completed(Line::of_result(&ResultLine {
+            id: task.id.clone(),
+            seq: task.seq,
+            product: task.product.clone(),
+            analysis,
+            meta: self.meta(task, model, latency),
+        }))
+    }
+
+    fn failed(&self, task: &Task, failure: CallFailure, latency: Duration) -> Outcome {
+        let CallFailure { class, message, raw, .. } = failure;
+        let raw = raw.map(|mut raw| {
+            raw.truncate(raw.floor_char_boundary(RAW_LIMIT_BYTES));
+            raw
+        });
+        Outcome::Failed(Line::of_failure(&FailureLine {
+            id: task.id.clone(),
+            seq: task.seq,
+            product: task.product.clone(),
+            failure: Failure { class, message, raw },
+            meta: self.meta(task, self.job.llm.model.clone(), latency),
+        }))
+    }
+
+    fn meta(&self, task: &Task, model: String, latency: Duration) -> Meta {
+        let spent = &task.spent;
+        Meta {
+            model,
+            prompt_tokens: spent.prompt_tokens,
+            completion_tokens: spent.completion_tokens,
+            cost_usd: self.job.cost_usd(spent.prompt_tokens, spent.completion_tokens),
+            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            attempts: spent.calls,
+            repeated_calls: spent.repeated_calls,
+            worker: self.worker.clone(),
+            fingerprint: self.fingerprint.with_product(task.product.get()),
+            completed_at: Timestamp::now(),
+        }
+    }
+}
+
+/// Doubled for each attempt, and between half and all of it, so that those who failed together do not come
+/// back together.
+fn backoff(attempts: u32) -> Duration {
+    let full = FIRST_BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(MAX_BACKOFF);
+    full.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+/// Whether the wait was over before a stop.
+async fn waited(wait: Duration, stopper: &Stopper) -> bool {
+    if wait.is_zero() {
+        return true;
+    }
+    tokio::select! {
+        () = tokio::time::sleep(wait) => true,
+        () = stopper.stopped() => false,
+    }
+}

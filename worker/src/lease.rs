@@ -1,0 +1,43 @@
+//! The claims this worker holds, so that one request renews them all.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use shelfmill_pipeline::identity::IdHash;
+
+/// How long a product stays with a worker nobody hears of.
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
+/// Two renewals may be lost before a claim is.
+pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Default)]
+pub(crate) struct Leases {
+    held: Arc<Mutex<HashMap<IdHash, String>>>,
+}
+
+/// A claim that is renewed until this is dropped.
+pub(crate) struct Held {
+    leases: Leases,
+    product: IdHash,
+}
+
+impl Leases {
+    pub(crate) fn keep(&self, product: IdHash, token: String) -> Held {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(product, token);
+        Held { leases: self.clone(), product }
+    }
+
+    pub(crate) fn all(&self) -> Vec<(IdHash, String)> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().map(|(product, token)| (*product, token.clone())).collect()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.leases.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.product);
+    }
+}

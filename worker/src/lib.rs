@@ -1,0 +1,193 @@
+//! Takes tasks, asks the model, and sees each product to its outcome.
+//!
+//! A worker keeps nothing: everything it must not forget is with the broker or in the ledger before it goes on
+//! (see [`product`] for the steps). So any number of workers may run, and any of them may die at any moment.
+//! Memory is bounded by `concurrency`: a task is fetched only when a place is free for it.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use secrecy::SecretString;
+use shelfmill_pipeline::{
+    broker::{Broker, Consumer, Delivery},
+    job::Job,
+    ledger::Ledger,
+    message::Task,
+    shutdown::Stopper,
+};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinError, JoinSet},
+};
+
+mod analysis;
+mod answer;
+mod estimate;
+mod lease;
+mod model;
+mod product;
+
+pub use estimate::estimate_tokens;
+use product::Desk;
+
+/// What a worker is told, beside the job.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Who this is, in claims and results; unique among the workers of a run.
+    pub name: String,
+    /// Products at once; `None`: as the job says.
+    pub concurrency: Option<u32>,
+    /// The model's API; `None`: as the job says, else OpenAI's.
+    pub base_url: Option<String>,
+    /// The model's key; a local server needs none.
+    pub api_key: Option<SecretString>,
+    /// Build the HTTP client anew after so many calls; 0: never.
+    pub recycle_client_every: u32,
+    /// End when every product is done, rather than waiting for more.
+    pub until_done: bool,
+}
+
+/// Where OpenAI answers.
+pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+/// The most products one worker may have under way.
+pub const MAX_CONCURRENCY: u32 = 50_000;
+
+/// How often a worker looks for a job that is not there yet, or that was changed.
+const JOB_POLL: Duration = Duration::from_secs(1);
+/// How often a worker that ends with the run asks whether it has ended.
+const DONE_POLL: Duration = Duration::from_millis(500);
+
+/// Works until the stopper stops it (or the run is done, where the configuration says so). Returns an error
+/// when something is wrong that time does not heal.
+pub async fn run(
+    config: WorkerConfig,
+    broker: Arc<dyn Broker>,
+    ledger: Arc<dyn Ledger>,
+    stopper: Stopper,
+) -> anyhow::Result<()> {
+    let Some(job) = job_of_run(ledger.as_ref(), &stopper).await? else { return Ok(()) };
+    let concurrency = config.concurrency.unwrap_or(job.limits.concurrency).clamp(1, MAX_CONCURRENCY);
+    let until_done = config.until_done;
+    let desk = Arc::new(Desk::new(config, job, concurrency, broker, ledger, stopper.clone())?);
+    tracing::info!(worker = desk.name(), concurrency, "ready for products");
+
+    // A tenth more than can be worked on, so that the next product is here when a place becomes free.
+    let prefetch = u16::try_from(concurrency + concurrency / 10 + 1).unwrap_or(u16::MAX);
+    let mut tasks = tokio::select! {
+        tasks = desk.broker().tasks(prefetch) => tasks?,
+        () = stopper.stopped() => return Ok(()),
+    };
+    let upkeep = tokio::spawn({
+        let desk = Arc::clone(&desk);
+        async move { desk.upkeep().await }
+    });
+    let result = work(&desk, tasks.as_mut(), concurrency as usize, until_done, &stopper).await;
+    upkeep.abort();
+    tracing::info!(worker = desk.name(), "ended");
+    result
+}
+
+async fn job_of_run(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<Option<Job>> {
+    let mut told = false;
+    loop {
+        let job = tokio::select! {
+            job = ledger.job() => job?,
+            () = stopper.stopped() => return Ok(None),
+        };
+        if let Some(job) = job {
+            return Ok(Some(job));
+        }
+        if !told {
+            told = true;
+            tracing::info!("the run has no job yet, waiting for its producer");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(JOB_POLL) => {}
+            () = stopper.stopped() => return Ok(None),
+        }
+    }
+}
+
+async fn work(
+    desk: &Arc<Desk>,
+    tasks: &mut dyn Consumer<Task>,
+    concurrency: usize,
+    until_done: bool,
+    stopper: &Stopper,
+) -> anyhow::Result<()> {
+    let places = Arc::new(Semaphore::new(concurrency));
+    let mut running = JoinSet::new();
+    let mut result = Ok(());
+    loop {
+        // The place first: a task that is fetched can be begun.
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place?,
+            () = stopper.stopped() => break,
+        };
+        match next_task(desk, tasks, &mut running, until_done, stopper).await {
+            Ok(Some(delivery)) => {
+                let desk = Arc::clone(desk);
+                running.spawn(async move {
+                    let _place = place;
+                    desk.process(delivery).await
+                });
+            }
+            Ok(None) => break,
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        }
+    }
+    // What was fetched and not begun goes back first, so that others can have it while the rest finishes.
+    let closed = tasks.close().await.context("giving back tasks");
+    let drained = drain(&mut running, stopper).await;
+    result.and(closed).and(drained)
+}
+
+/// The next task; `None` when the worker is to end.
+async fn next_task(
+    desk: &Desk,
+    tasks: &mut dyn Consumer<Task>,
+    running: &mut JoinSet<anyhow::Result<()>>,
+    until_done: bool,
+    stopper: &Stopper,
+) -> anyhow::Result<Option<Delivery<Task>>> {
+    let mut poll = tokio::time::interval(DONE_POLL);
+    let next = tasks.next();
+    tokio::pin!(next);
+    loop {
+        tokio::select! {
+            biased;
+            () = stopper.stopped() => return Ok(None),
+            Some(ended) = running.join_next() => check(ended)?,
+            delivery = &mut next => return Ok(Some(delivery?)),
+            _ = poll.tick(), if until_done => {
+                if running.is_empty() && desk.run_is_done().await? {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+async fn drain(running: &mut JoinSet<anyhow::Result<()>>, stopper: &Stopper) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    loop {
+        tokio::select! {
+            ended = running.join_next() => match ended {
+                Some(ended) => result = result.and(check(ended)),
+                None => return result,
+            },
+            () = stopper.aborted() => {
+                tracing::warn!(calls = running.len(), "the grace is over, calls under way are given up");
+                running.shutdown().await;
+                return result;
+            }
+        }
+    }
+}
+
+fn check(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
+    ended.context("a product's task ended abnormally")?
+}

@@ -1,0 +1,296 @@
+//! Calls to the model. The only file that knows reqwest.
+//!
+//! - One deadline covers a call from its start to the last byte of its answer; a body is read up to a limit. So
+//!   a server that hangs, drips or floods costs one product one attempt.
+//! - The key is part of a header marked as sensitive and of nothing else: no error and no log shows it.
+
+use std::{
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{
+    Client, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+use shelfmill_pipeline::{
+    failure::FailureClass,
+    identity::IdHash,
+    job::{AnswerSchema, Job, Message},
+    record::RAW_LIMIT_BYTES,
+};
+use tokio::time::timeout;
+use url::Url;
+
+use crate::OPENAI_BASE_URL;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer may have 1 MiB; escaped and wrapped it can be larger.
+const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+/// More of an error than that tells nothing new.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// OpenAI takes request ids of up to 512 characters.
+const MAX_REQUEST_ID_BYTES: usize = 500;
+const REQUEST_ID_HEADER: &str = "x-client-request-id";
+const RETRY_AFTER_MS_HEADER: &str = "retry-after-ms";
+
+/// Why a call gave no analysis.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CallFailure {
+    pub(crate) class: FailureClass,
+    pub(crate) message: String,
+    pub(crate) raw: Option<String>,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl CallFailure {
+    pub(crate) fn new(class: FailureClass, message: String) -> Self {
+        Self { class, message, raw: None, retry_after: None }
+    }
+
+    /// With what was sent instead of an analysis.
+    pub(crate) fn with_raw(self, raw: &str) -> Self {
+        let kept = &raw[..raw.floor_char_boundary(RAW_LIMIT_BYTES)];
+        Self { raw: (!kept.is_empty()).then(|| kept.to_owned()), ..self }
+    }
+}
+
+/// Where requests go, and the parts that are the same in all of them.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    url: Url,
+    model: String,
+    temperature: Option<f64>,
+    max_output_tokens: u32,
+    has_new_token_field: bool,
+    response_format: Box<RawValue>,
+    extra: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    model: &'a str,
+    messages: &'a [Message],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u32>,
+    response_format: &'a RawValue,
+    #[serde(flatten)]
+    extra: &'a Map<String, Value>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(base_url: Option<&str>, job: &Job) -> anyhow::Result<Self> {
+        let base = base_url.or(job.llm.base_url.as_deref()).unwrap_or(OPENAI_BASE_URL);
+        let url = format!("{}/chat/completions", base.trim_end_matches('/'));
+        let url = Url::parse(&url)
+            .ok()
+            .filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
+            .with_context(|| format!("the model's URL '{base}' is not one (it begins with http:// or https://)"))?;
+        let schema = &job.output.schema;
+        let response_format = serde_json::value::to_raw_value(&serde_json::json!({
+            "type": "json_schema",
+            "json_schema": {"name": "product_analysis", "strict": AnswerSchema::is_strict(schema), "schema": schema}
+        }))?;
+        Ok(Self {
+            // OpenAI's newer models refuse `max_tokens`; other servers know nothing else.
+            has_new_token_field: url.host_str().is_some_and(|host| host.ends_with("openai.com")),
+            url,
+            model: job.llm.model.clone(),
+            temperature: job.llm.temperature,
+            max_output_tokens: job.llm.max_output_tokens,
+            response_format,
+            extra: job.llm.extra.clone(),
+        })
+    }
+
+    /// The body of a request.
+    pub(crate) fn request(&self, messages: &[Message]) -> anyhow::Result<Vec<u8>> {
+        let ceiling = Some(self.max_output_tokens);
+        let (max_tokens, max_completion_tokens) =
+            if self.has_new_token_field { (None, ceiling) } else { (ceiling, None) };
+        Ok(serde_json::to_vec(&Request {
+            model: &self.model,
+            messages,
+            temperature: self.temperature,
+            max_tokens,
+            max_completion_tokens,
+            response_format: &self.response_format,
+            extra: &self.extra,
+        })?)
+    }
+}
+
+/// The pooled HTTP client of a worker.
+pub(crate) struct ModelClient {
+    client: RwLock<Client>,
+    connections: usize,
+    headers: HeaderMap,
+    calls: AtomicU32,
+    recycle_every: u32,
+}
+
+impl ModelClient {
+    pub(crate) fn new(concurrency: u32, key: Option<SecretString>, recycle_every: u32) -> anyhow::Result<Self> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(key) = key {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret().trim()))
+                .map_err(|_| anyhow::anyhow!("the API key has characters that no key has"))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let connections = concurrency as usize;
+        let client = RwLock::new(build(connections)?);
+        Ok(Self { client, connections, headers, calls: AtomicU32::new(0), recycle_every })
+    }
+
+    /// One call; the body of a 200, or why there is none.
+    pub(crate) async fn call(
+        &self,
+        endpoint: &Endpoint,
+        request: &[u8],
+        id: &str,
+        number: u32,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, CallFailure> {
+        let call = self
+            .client()?
+            .post(endpoint.url.clone())
+            .headers(self.headers.clone())
+            .header(REQUEST_ID_HEADER, request_id(id, number))
+            .body(request.to_vec());
+        let exchange = async {
+            let response = call.send().await.map_err(|error| broken(&error))?;
+            match response.status() {
+                StatusCode::OK => read(response, MAX_BODY_BYTES).await?.ok_or_else(|| {
+                    let message = format!("the answer is larger than {MAX_BODY_BYTES} bytes");
+                    CallFailure::new(FailureClass::Malformed, message)
+                }),
+                status => Err(refused(status, response).await),
+            }
+        };
+        timeout(deadline, exchange).await.unwrap_or_else(|_| {
+            let message = format!("no complete answer within {:.0?}", deadline);
+            Err(CallFailure::new(FailureClass::Timeout, message))
+        })
+    }
+
+    fn client(&self) -> Result<Client, CallFailure> {
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.recycle_every > 0 && number > 0 && number.is_multiple_of(self.recycle_every) {
+            let fresh = build(self.connections)
+                .map_err(|error| CallFailure::new(FailureClass::Network, format!("{error:#}")))?;
+            *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
+        Ok(self.client.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn build(connections: usize) -> anyhow::Result<Client> {
+    Client::builder()
+        .user_agent(concat!("shelfmill/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_max_idle_per_host(connections)
+        .build()
+        .context("cannot make an HTTP client")
+}
+
+/// Names the product and the call, for the provider's support and for the simulator.
+fn request_id(id: &str, number: u32) -> String {
+    let id = utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
+    if id.len() > MAX_REQUEST_ID_BYTES { format!("{:?}/{number}", IdHash::of(&id)) } else { format!("{id}/{number}") }
+}
+
+/// The body, or `None` where it is larger than `limit_bytes`.
+async fn read(mut response: Response, limit_bytes: usize) -> Result<Option<Vec<u8>>, CallFailure> {
+    let mut body = Vec::with_capacity(response.content_length().unwrap_or(0).min(MAX_ERROR_BYTES as u64) as usize);
+    while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+        if body.len() + chunk.len() > limit_bytes {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
+}
+
+fn broken(error: &reqwest::Error) -> CallFailure {
+    let class = if error.is_timeout() { FailureClass::Timeout } else { FailureClass::Network };
+    // The innermost cause says what happened; the URL around it may hold a key.
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let what = if error.is_connect() { "cannot connect to the model's server" } else { "the connection to the model's server broke" };
+    CallFailure::new(class, format!("{what}: {cause}"))
+}
+
+#[derive(Default, Deserialize)]
+struct ErrorBody {
+    #[serde(default)]
+    error: ErrorDetail,
+}
+
+#[derive(Default, Deserialize)]
+struct ErrorDetail {
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    code: Value,
+    #[serde(default)]
+    r#type: Option<String>,
+}
+
+async fn refused(status: StatusCode, response: Response) -> CallFailure {
+    let retry_after = retry_after(response.headers());
+    let body = read(response, MAX_ERROR_BYTES).await.ok().flatten().unwrap_or_default();
+    let text = String::from_utf8_lossy(&body);
+    let detail = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default().error;
+    let code = detail.code.as_str().or(detail.r#type.as_deref()).unwrap_or_default();
+    let class = classify(status, code);
+    let said = detail.message.unwrap_or_else(|| text.chars().take(300).collect());
+    let message = format!("{status}: {}", said.trim());
+    CallFailure { retry_after, ..CallFailure::new(class, message).with_raw(&text) }
+}
+
+fn classify(status: StatusCode, code: &str) -> FailureClass {
+    match status.as_u16() {
+        _ if code == "insufficient_quota" => FailureClass::QuotaExhausted,
+        429 => FailureClass::RateLimited,
+        401 | 403 => FailureClass::Unauthorized,
+        402 => FailureClass::QuotaExhausted,
+        400 | 413 if code.contains("context_length") => FailureClass::ContextTooLong,
+        400 if code == "content_filter" => FailureClass::ContentFiltered,
+        408 => FailureClass::Timeout,
+        409 | 425 | 500.. => FailureClass::ServerError,
+        _ => FailureClass::ModelRefused,
+    }
+}
+
+/// What the provider asks for: milliseconds, seconds, or a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    if let Some(ms) = text(RETRY_AFTER_MS_HEADER).and_then(|ms| ms.parse::<f64>().ok()) {
+        return Duration::try_from_secs_f64(ms / 1_000.0).ok();
+    }
+    let asked = text(RETRY_AFTER.as_str())?;
+    if let Ok(seconds) = asked.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = jiff::fmt::rfc2822::parse(asked).ok()?.timestamp();
+    Duration::try_from(date.duration_since(jiff::Timestamp::now())).ok()
+}
+
+#[cfg(test)]
+mod tests;

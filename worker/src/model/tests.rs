@@ -1,0 +1,104 @@
+use serde_json::json;
+use wiremock::{
+    Mock, MockServer, ResponseTemplate,
+    matchers::{body_partial_json, header, method, path},
+};
+
+use super::*;
+
+async fn call(server: &MockServer, deadline: Duration) -> Result<Vec<u8>, CallFailure> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = ModelClient::new(4, Some(SecretString::from("sk-canary")), 0).unwrap();
+    let endpoint = Endpoint::new(Some(&server.uri()), &Job::default()).unwrap();
+    let messages = [Message { role: "user", content: "hello".into() }];
+    client.call(&endpoint, &endpoint.request(&messages).unwrap(), "ä/1", 2, deadline).await
+}
+
+async fn answering(template: ResponseTemplate) -> Result<Vec<u8>, CallFailure> {
+    let server = MockServer::start().await;
+    Mock::given(method("POST")).respond_with(template).mount(&server).await;
+    call(&server, Duration::from_secs(5)).await
+}
+
+#[tokio::test]
+async fn a_request_is_what_openai_takes() {
+    let server = MockServer::start().await;
+    Mock::given(method("POST"))
+        .and(path("/chat/completions"))
+        .and(header("authorization", "Bearer sk-canary"))
+        .and(header("x-client-request-id", "%C3%A4%2F1/2"))
+        .and(body_partial_json(json!({
+            "model": "gpt-4.1-mini",
+            "messages": [{"role": "user", "content": "hello"}],
+            "max_tokens": 1000,
+            "response_format": {"type": "json_schema", "json_schema": {"strict": true}}
+        })))
+        .respond_with(ResponseTemplate::new(200).set_body_string("fine"))
+        .mount(&server)
+        .await;
+    assert_eq!(call(&server, Duration::from_secs(5)).await.unwrap(), b"fine");
+}
+
+#[tokio::test]
+async fn every_refusal_has_its_class() {
+    for (status, code, class) in [
+        (429, "rate_limit_exceeded", FailureClass::RateLimited),
+        (429, "insufficient_quota", FailureClass::QuotaExhausted),
+        (401, "invalid_api_key", FailureClass::Unauthorized),
+        (403, "", FailureClass::Unauthorized),
+        (404, "model_not_found", FailureClass::ModelRefused),
+        (400, "context_length_exceeded", FailureClass::ContextTooLong),
+        (400, "invalid_value", FailureClass::ModelRefused),
+        (500, "", FailureClass::ServerError),
+        (503, "", FailureClass::ServerError),
+    ] {
+        let body = json!({"error": {"message": "because", "code": code}});
+        let failure = answering(ResponseTemplate::new(status).set_body_json(body)).await.unwrap_err();
+        assert_eq!(failure.class, class, "{status} {code}");
+        assert!(failure.message.contains("because"));
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_understood_in_all_its_forms() {
+    let asked = async |name: &'static str, value: &str| {
+        answering(ResponseTemplate::new(429).insert_header(name, value)).await.unwrap_err().retry_after
+    };
+    assert_eq!(asked("retry-after", "7").await, Some(Duration::from_secs(7)));
+    assert_eq!(asked("retry-after-ms", "250").await, Some(Duration::from_millis(250)));
+    assert_eq!(asked("retry-after", "soon").await, None);
+    let date = "Wed, 21 Oct 2099 07:28:00 GMT";
+    assert!(asked("retry-after", date).await.unwrap() > Duration::from_secs(3600));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_or_floods_costs_one_attempt() {
+    let server = MockServer::start().await;
+    let slow = ResponseTemplate::new(200).set_delay(Duration::from_secs(60));
+    Mock::given(method("POST")).respond_with(slow).mount(&server).await;
+    let failure = call(&server, Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(failure.class, FailureClass::Timeout);
+
+    let flood = ResponseTemplate::new(200).set_body_bytes(vec![b'x'; MAX_BODY_BYTES + 1]);
+    assert_eq!(answering(flood).await.unwrap_err().class, FailureClass::Malformed);
+}
+
+#[tokio::test]
+async fn nobody_at_home_is_a_network_failure_that_does_not_show_the_key() {
+    let server = MockServer::start().await;
+    let uri = server.uri();
+    drop(server);
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = ModelClient::new(1, Some(SecretString::from("sk-canary")), 0).unwrap();
+    let url = uri.replace("http://", "http://user:sk-canary@");
+    let endpoint = Endpoint::new(Some(&url), &Job::default()).unwrap();
+    let failure = client.call(&endpoint, b"{}", "1", 1, Duration::from_secs(5)).await.unwrap_err();
+    assert_eq!(failure.class, FailureClass::Network);
+    assert!(!format!("{failure:?}").contains("canary"), "{failure:?}");
+}
+
+#[test]
+fn a_url_that_is_none_is_told() {
+    let told = Endpoint::new(Some("localhost:8000"), &Job::default()).unwrap_err().to_string();
+    assert!(told.contains("'localhost:8000'") && told.contains("http://"), "{told}");
+}
