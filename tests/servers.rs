@@ -74,10 +74,14 @@ fn rabbitmq_keeps_queues_through_a_kill_and_speaks_tls() {
                 [{{<<"x-queue-type">>, longstr, <<"{kind}">>}}], none, <<"tests">>), ok."#
         )
     };
-    rabbitmq.ctl(&["eval", &declare("quorum")]);
+    eprintln!("{}", rabbitmq.ctl(&["eval", &declare("quorum")]));
     rabbitmq.ctl(&["eval", &declare("classic")]);
     let before = rabbitmq.queues();
-    assert_eq!(before["kept.quorum"], Queue { ready: 0, unacked: 0, kind: "quorum".to_owned(), consumers: 0 });
+    eprintln!("{before:?} {}", rabbitmq.ctl(&["list_queues"]));
+    assert_eq!(
+        before["kept.quorum"],
+        Queue { ready: 0, unacked: 0, kind: "quorum".to_owned(), consumers: 0 }
+    );
     assert_eq!(before["kept.classic"].kind, "classic");
 
     rabbitmq.kill();
@@ -120,7 +124,8 @@ fn a_process_tells_how_it_ended_and_what_it_took() {
 
 #[test]
 fn a_process_obeys_signals() {
-    let trap = r#"trap "echo term; exit 7" TERM; trap "echo int" INT; echo ready; while :; do sleep 0.01; done"#;
+    let trap =
+        r#"trap "echo term; exit 7" TERM; trap "echo int" INT; echo ready; while :; do sleep 0.01; done"#;
     let mut shell = program("sh").args(["-c", trap]).start();
     let wrote = |line: &str, text: String| {
         if text.lines().any(|one| one == line) { Ok(()) } else { Err(format!("{text:?}")) }
@@ -200,8 +205,8 @@ fn a_wait_that_fails_tells_what_it_saw() {
 }
 
 fn connect(url: &str) -> std::io::Result<TcpStream> {
-    let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
-    let port: u16 = authority.rsplit(':').next().unwrap().parse().unwrap();
+    let port = url.trim_end_matches(|c| c != '/').trim_end_matches('/').rsplit(':').next();
+    let port = port.and_then(|port| port.parse::<u16>().ok()).expect("a URL ends in a port and a path");
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))
 }
 
@@ -211,9 +216,9 @@ fn connects(url: &str) -> bool {
 
 /// Whether a byte comes back within half a second.
 fn answers(url: &str, question: &[u8]) -> bool {
-    let mut stream = connect(url).unwrap();
-    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-    stream.write_all(question).unwrap();
+    let mut stream = connect(url).expect("the kernel accepts");
+    stream.set_read_timeout(Some(Duration::from_millis(500))).expect("more than nothing");
+    stream.write_all(question).expect("the kernel buffers");
     stream.read_exact(&mut [0]).is_ok()
 }
 

@@ -9,7 +9,7 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -23,6 +23,10 @@ use crate::durable;
 
 const STATE_FOLDER: &str = ".shelfmill";
 const RECORD_VERSION: u32 = 1;
+/// A process that was killed holds its lock until the kernel has cleared it away; whoever restarts it at once
+/// should not be refused for that.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -227,10 +231,14 @@ fn take_lock(state: &Path, folder: &str) -> Result<File, FolderError> {
     let io = |source| FolderError::Io { folder: folder.to_owned(), source };
     let lock =
         OpenOptions::new().write(true).create(true).truncate(false).open(state.join("lock")).map_err(io)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(FolderError::InUse { folder: folder.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(io(error)),
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
+            Err(TryLockError::WouldBlock) => return Err(FolderError::InUse { folder: folder.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
     }
 }
 

@@ -208,7 +208,13 @@ impl std::fmt::Display for Finished {
         for (name, text) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
             let lines: Vec<&str> = text.lines().collect();
             let shown = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
-            writeln!(f, "--- {name}, last {} of {} lines ---\n{}", shown.len(), lines.len(), shown.join("\n"))?;
+            writeln!(
+                f,
+                "--- {name}, last {} of {} lines ---\n{}",
+                shown.len(),
+                lines.len(),
+                shown.join("\n")
+            )?;
         }
         Ok(())
     }

@@ -29,8 +29,10 @@ const COOKIE: &str = "shelfmill-tests";
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Few schedulers, since a machine of many cores would start many, and none that waits busily for work.
-const ERLANG_ARGUMENTS: &str =
-    "+S 2:2 +SDcpu 2:2 +SDio 2 +A 1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";
+const ERLANG_ARGUMENTS: &str = concat!(
+    "+S 2:2 +SDcpu 2:2 +SDio 2 +A 1 +sbwt none +sbwtdcpu none +sbwtdio none ",
+    "-kernel inet_dist_use_interface {127,0,0,1}",
+);
 
 /// A quorum queue's counts are as old as its last tick; every 5 s is the default.
 const ADVANCED_CONFIG: &str = "[{rabbit, [{quorum_tick_interval, 200}]}].\n";
@@ -120,7 +122,8 @@ impl RabbitMq {
     /// # Panics
     /// When the node does not answer.
     pub(crate) fn queues(&self) -> BTreeMap<String, Queue> {
-        let listed = self.list_queues().unwrap_or_else(|error| panic!("the queues cannot be listed: {error}"));
+        let listed =
+            self.list_queues().unwrap_or_else(|error| panic!("the queues cannot be listed: {error}"));
         listed.lines().map(parse_queue).collect()
     }
 
@@ -200,7 +203,8 @@ impl RabbitMq {
     /// Fills `plugins/` with a link to RabbitMQ itself; leaves it missing where the installation looks different.
     fn link_rabbit_alone(&self) {
         let server = find_program("rabbitmq-server", SCRIPTS);
-        let Some(installed) = fs::canonicalize(server).ok().and_then(|path| Some(path.parent()?.parent()?.join("plugins")))
+        let Some(installed) =
+            fs::canonicalize(server).ok().and_then(|path| Some(path.parent()?.parent()?.join("plugins")))
         else {
             return;
         };
@@ -294,7 +298,8 @@ fn clear_and_set(command: &mut Command, environment: &[(&'static str, String)]) 
 /// `rabbit-3.10.8` or `rabbit-4.0.5.ez`, and not `rabbit_common-…`.
 fn is_rabbit_itself(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.strip_prefix("rabbit-").is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+    name.strip_prefix("rabbit-")
+        .is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 fn parse_queue(line: &str) -> (String, Queue) {

@@ -12,7 +12,11 @@ const POLL_EVERY: Duration = Duration::from_millis(20);
 /// # Panics
 /// When `deadline` has passed: with `what` was waited for and the last state `condition` told as its `Err`.
 #[track_caller]
-pub(crate) fn eventually<T>(deadline: Duration, what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn eventually<T>(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Result<T, String>,
+) -> T {
     match within(deadline, &mut condition) {
         Ok(value) => value,
         Err(last) => panic!("after {deadline:.1?} still waiting for {what}; last seen: {last}"),

@@ -27,7 +27,7 @@ while read -r order group; do
       watched=$kept ;;
   esac
 done
-for group in $watched; do kill -KILL -- "-$group"; done
+for group in $watched; do kill -s KILL -- "-$group"; done
 for attempt in 1 2 3 4 5; do rm -rf -- "$1" && break; sleep 0.2; done
 "#;
 

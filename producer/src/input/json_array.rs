@@ -52,7 +52,9 @@ impl JsonArray {
             match (self.place, byte) {
                 // Pages of an export put into one file are several arrays.
                 (Place::Start | Place::AfterArray, b'[') => self.pass(Place::InArray),
-                (Place::Start, b'{') => self.place = Place::InSequence,
+                (Place::Start | Place::AfterArray, b'{') => self.place = Place::InSequence,
+                // The bracket before belonged to a broken element: nobody goes on like this after an array.
+                (Place::AfterArray, b',' | b'}' | b']') => self.place = Place::InArray,
                 (Place::Start, other) => {
                     return Err(InputError::NotJson {
                         name: self.text.name().to_owned(),

@@ -92,6 +92,7 @@ fn a_broken_element_is_one_reject_and_the_next_is_read() {
         "{\"id\":2,\"v\":{\"w\":1},",
         "{\"id\" 2},",
         "{\"id\":2,\"v\":\"\\x\"},",
+        "{\"id\":2,\"v\":1]},",
     ] {
         let read = read(&format!(
             "[\n{{\"id\":1}},\n{broken}\n{{\"id\":3}},\n{{\"id\":4}}]"
@@ -121,7 +122,7 @@ fn an_array_that_is_not_closed_is_told() {
 
 #[test]
 fn several_arrays_are_read_and_other_text_after_the_array_is_told() {
-    assert_eq!(read("[{\"id\":1}]\n[{\"id\":2}]").ids(), ["1", "2"]);
+    assert_eq!(read("[{\"id\":1}]\n[{\"id\":2}] {\"id\":3}").ids(), ["1", "2", "3"]);
     let told = read("[{\"id\":1}]\n;{\"id\":2}");
     assert_eq!(told.ids(), ["1"]);
     assert_eq!(
@@ -150,4 +151,12 @@ fn an_overlong_element_costs_no_more_memory_than_a_long_one() {
     let mut array = JsonArray::new(text, None);
     assert_eq!(array.by_ref().count(), 1);
     assert!(array.element.capacity() <= 2 * MAX_RECORD_BYTES);
+}
+
+#[test]
+fn a_bracket_that_closes_too_much_does_not_end_the_array() {
+    let read = read("[{\"id\":1},\n{\"id\":2,\"v\":{\"w\":1},{\"id\":3}]},\n{\"id\":4}]");
+    assert_eq!(read.ids(), ["1", "3", "4"]);
+    assert_eq!(read.reasons(), [(2, RejectReason::Unreadable), (2, RejectReason::Unreadable)]);
+    assert_eq!(read.rejects[1].excerpt, "}");
 }
