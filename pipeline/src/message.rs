@@ -258,3 +258,6 @@ fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> 
     let Message { m } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
     Ok(m)
 }
+
+#[cfg(test)]
+mod tests;

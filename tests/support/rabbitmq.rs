@@ -164,11 +164,11 @@ impl RabbitMq {
 
     fn run(&mut self) {
         let environment = self.environment();
-        let port = self.port;
+        let (port, tls_port) = (self.port, self.tls_port);
         self.server.launch(
             &find_program("rabbitmq-server", SCRIPTS),
             |command| clear_and_set(command, &environment),
-            || speaks_amqp(port),
+            || speaks_amqp(port).and_then(|()| tls_port.map_or(Ok(()), listens)),
         );
     }
 
@@ -269,18 +269,22 @@ impl RabbitMq {
     /// to say in the same form; some Erlang installations come without it.
     fn list_queues(&self) -> Result<String, String> {
         const ITEMS: [&str; 5] = ["name", "type", "messages_ready", "messages_unacknowledged", "consumers"];
+        const MARK: &str = "all";
         let Some(erl_call) = try_find_program("erl_call", ERLANG) else {
             return self.try_ctl(&[&["list_queues", "--no-table-headers"], &ITEMS[..]].concat());
         };
+        // It drops a last line that does not end, and it does not fail when there is nothing to do; hence the mark.
         let expression = format!(
             r#"[io:format("~ts\t~w\t~w\t~w\t~w~n", [element(4, Name) | [Value || {{_, Value}} <- Rest]])
-                || [{{name, Name}} | Rest] <- rabbit_amqqueue:info_all(<<"/">>, [{}])], ok."#,
+                || [{{name, Name}} | Rest] <- rabbit_amqqueue:info_all(<<"/">>, [{}])], io:format("{MARK}"), ok.
+"#,
             ITEMS.join(", ")
         );
         let mut command = Command::new(erl_call);
         clear_and_set(&mut command, &self.environment());
         command.args(["-address", &format!("127.0.0.1:{}", self.distribution_port), "-c", COOKIE]);
-        output(command.args(["-e", "-fetch_stdout", "-no_result_term"]), &expression)
+        let said = output(command.args(["-e", "-fetch_stdout", "-no_result_term"]), &expression)?;
+        said.strip_suffix(MARK).map(str::to_owned).ok_or(said)
     }
 }
 
@@ -325,6 +329,11 @@ fn output(command: &mut Command, stdin: &str) -> Result<String, String> {
         return Ok(said);
     }
     Err(format!("{}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+}
+
+/// The listeners open one after the other.
+fn listens(port: u16) -> Result<(), String> {
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(drop).map_err(|error| format!("port {port}: {error}"))
 }
 
 /// Sends the protocol header and waits for the start of the answer, `connection.start` (AMQP 0-9-1, 2.2.4 and 2.3.5).
