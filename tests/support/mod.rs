@@ -5,12 +5,15 @@
 //! its own, under a watchdog that ends it however the test process ends. Everything blocks and panics: a test reads
 //! top to bottom, and a failure shows the server's or the process's last lines.
 
+pub(crate) mod catalog;
 pub(crate) mod group;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod rabbitmq;
 pub(crate) mod redis;
+pub(crate) mod results;
 pub(crate) mod server;
+pub(crate) mod simulator;
 pub(crate) mod tls;
 pub(crate) mod wait;
 pub(crate) mod watchdog;

@@ -21,19 +21,11 @@ pub(super) struct Table {
 
 impl Table {
     /// Reads the header.
-    pub(super) fn new(
-        text: Text,
-        delimiter: u8,
-        id_column: Option<&str>,
-    ) -> Result<Self, InputError> {
+    pub(super) fn new(text: Text, delimiter: u8, id_column: Option<&str>) -> Result<Self, InputError> {
         let mut rows = Rows::new(text, delimiter);
         let columns = header(&mut rows)?;
         let id_column = id_field(rows.input_name(), id_column, &columns)?;
-        Ok(Self {
-            rows,
-            columns,
-            id_column,
-        })
+        Ok(Self { rows, columns, id_column })
     }
 
     fn next_entry(&mut self) -> Result<Option<Entry>, InputError> {
@@ -56,10 +48,7 @@ impl Table {
     fn read(&self, row: Row) -> Result<Option<Record>, (Option<String>, Refusal)> {
         let anonymous = |refusal| (None, refusal);
         check_kind(row).map_err(anonymous)?;
-        let fields = self
-            .rows
-            .fields(row)
-            .map_err(|at_byte| anonymous(Refusal::not_utf8(at_byte)))?;
+        let fields = self.rows.fields(row).map_err(|at_byte| anonymous(Refusal::not_utf8(at_byte)))?;
         let columns = self.columns.len();
         if row.field_count != columns {
             if row.field_count == 1 && fields.iter().all(|field| field.trim().is_empty()) {
@@ -67,29 +56,18 @@ impl Table {
             }
             return Err(anonymous(Refusal::new(
                 RejectReason::Unreadable,
-                format!(
-                    "row has {}, the header has {columns}",
-                    count(row.field_count)
-                ),
+                format!("row has {}, the header has {columns}", count(row.field_count)),
             )));
         }
         let id = fields.iter().nth(self.id_column).unwrap_or_default();
         let id = id_from_text(&self.columns[self.id_column], id.into()).map_err(anonymous)?;
-        let object = Object {
-            columns: &self.columns,
-            fields,
-        };
+        let object = Object { columns: &self.columns, fields };
         match serde_json::value::to_raw_value(&object) {
-            Ok(body) if body.get().len() <= MAX_RECORD_BYTES => Ok(Some(Record {
-                line: row.first_line,
-                id,
-                body,
-            })),
+            Ok(body) if body.get().len() <= MAX_RECORD_BYTES => {
+                Ok(Some(Record { line: row.first_line, id, body }))
+            }
             Ok(_) => Err((Some(id), Refusal::too_large("the JSON object of the row"))),
-            Err(error) => Err((
-                Some(id),
-                Refusal::new(RejectReason::Unreadable, error.to_string()),
-            )),
+            Err(error) => Err((Some(id), Refusal::new(RejectReason::Unreadable, error.to_string()))),
         }
     }
 }
@@ -108,8 +86,7 @@ fn check_kind(row: Row) -> Result<(), Refusal> {
         RowKind::Overlong => {
             let mut refusal = Refusal::too_large("the row");
             if row.last_line > row.first_line {
-                refusal.detail +=
-                    &format!("; it ends on line {}: is a quote left open?", row.last_line);
+                refusal.detail += &format!("; it ends on line {}: is a quote left open?", row.last_line);
             }
             Err(refusal)
         }
@@ -130,10 +107,7 @@ fn count(fields: usize) -> String {
 /// The names of the columns, trimmed, every one different and none empty.
 fn header(rows: &mut Rows) -> Result<Vec<String>, InputError> {
     let Some(row) = rows.next()? else {
-        return Err(InputError::Empty {
-            name: rows.input_name().to_owned(),
-            expected: "a header row",
-        });
+        return Err(InputError::Empty { name: rows.input_name().to_owned(), expected: "a header row" });
     };
     check_kind(row)
         .and_then(|()| rows.fields(row).map_err(Refusal::not_utf8))

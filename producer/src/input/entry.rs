@@ -91,13 +91,7 @@ impl Entry {
 
 impl Reject {
     pub(super) fn of(line: u64, raw: &[u8], refusal: Refusal) -> Self {
-        Self {
-            line,
-            id: None,
-            reason: refusal.reason,
-            detail: refusal.detail,
-            excerpt: excerpt(raw),
-        }
+        Self { line, id: None, reason: refusal.reason, detail: refusal.detail, excerpt: excerpt(raw) }
     }
 }
 
@@ -110,17 +104,11 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
-        Self {
-            reason,
-            detail: detail.into(),
-        }
+        Self { reason, detail: detail.into() }
     }
 
     pub(super) fn too_large(what: &str) -> Self {
-        Self::new(
-            RejectReason::TooLarge,
-            format!("{what} is longer than {MAX_RECORD_BYTES} bytes"),
-        )
+        Self::new(RejectReason::TooLarge, format!("{what} is longer than {MAX_RECORD_BYTES} bytes"))
     }
 
     pub(super) fn not_utf8(at_byte: usize) -> Self {
@@ -134,10 +122,7 @@ impl Refusal {
 /// The first characters of `raw`, with replacement characters where it is not UTF-8.
 fn excerpt(raw: &[u8]) -> String {
     let head = &raw[..raw.len().min(EXCERPT_BYTES)];
-    String::from_utf8_lossy(head)
-        .chars()
-        .take(MAX_EXCERPT_CHARS)
-        .collect()
+    String::from_utf8_lossy(head).chars().take(MAX_EXCERPT_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -146,14 +131,8 @@ mod tests {
 
     #[test]
     fn an_excerpt_is_cut_at_characters() {
-        assert_eq!(
-            excerpt("é".repeat(500).as_bytes()),
-            "é".repeat(MAX_EXCERPT_CHARS)
-        );
-        assert_eq!(
-            excerpt("😀".repeat(500).as_bytes()),
-            "😀".repeat(MAX_EXCERPT_CHARS)
-        );
+        assert_eq!(excerpt("é".repeat(500).as_bytes()), "é".repeat(MAX_EXCERPT_CHARS));
+        assert_eq!(excerpt("😀".repeat(500).as_bytes()), "😀".repeat(MAX_EXCERPT_CHARS));
         assert_eq!(excerpt(b"a\xffb"), "a\u{fffd}b");
         assert_eq!(excerpt(b""), "");
     }
@@ -161,14 +140,7 @@ mod tests {
     #[test]
     fn a_reason_has_one_name() {
         use RejectReason::*;
-        for reason in [
-            Unreadable,
-            NotUtf8,
-            NotAnObject,
-            MissingId,
-            TooLarge,
-            DuplicateId,
-        ] {
+        for reason in [Unreadable, NotUtf8, NotAnObject, MissingId, TooLarge, DuplicateId] {
             let written = serde_json::to_string(&reason).expect("a plain enum");
             assert_eq!(written, format!("{:?}", reason.as_str()));
         }

@@ -28,16 +28,9 @@ pub enum InputError {
     #[error("standard input has no name to tell the format from; say --format jsonl|json|csv|tsv")]
     FormatOfStdin,
     #[error("{name} is {kind}, which can not be read; {advice}")]
-    NotText {
-        name: String,
-        kind: &'static str,
-        advice: &'static str,
-    },
+    NotText { name: String, kind: &'static str, advice: &'static str },
     #[error("{name} is empty; {expected} was expected")]
-    Empty {
-        name: String,
-        expected: &'static str,
-    },
+    Empty { name: String, expected: &'static str },
     #[error(
         "{name} is not a JSON array: it begins with {found:?}, not with [ or {{; if it is in another format, say --format jsonl|csv|tsv"
     )]
@@ -56,14 +49,8 @@ pub enum InputError {
         told(fields),
         separator_hint(fields)
     )]
-    IdFieldNotFound {
-        name: String,
-        id_field: String,
-        fields: Vec<String>,
-    },
-    #[error(
-        "{name} is damaged or cut off: its gzip stream can not be unpacked; make or download it again"
-    )]
+    IdFieldNotFound { name: String, id_field: String, fields: Vec<String> },
+    #[error("{name} is damaged or cut off: its gzip stream can not be unpacked; make or download it again")]
     CorruptGzip {
         name: String,
         #[source]
@@ -124,11 +111,7 @@ mod tests {
 
     fn no_id_field(fields: &[&str]) -> String {
         let fields = fields.iter().map(|&field| field.to_owned()).collect();
-        InputError::NoIdField {
-            name: "x.csv".into(),
-            fields,
-        }
-        .to_string()
+        InputError::NoIdField { name: "x.csv".into(), fields }.to_string()
     }
 
     #[test]
@@ -153,10 +136,7 @@ mod tests {
 
     #[test]
     fn only_trouble_of_the_machine_is_worth_another_try() {
-        let trouble = InputError::Read {
-            name: "x".into(),
-            source: io::Error::other("disk"),
-        };
+        let trouble = InputError::Read { name: "x".into(), source: io::Error::other("disk") };
         assert!(!trouble.is_usage());
         assert!(InputError::FormatOfStdin.is_usage());
     }

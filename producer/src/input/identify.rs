@@ -19,28 +19,16 @@ pub const MAX_ID_BYTES: usize = 512;
 
 /// The place of the id among `fields`: the `wanted` one, or the first of [`ID_FIELDS`]; spelled exactly so if there
 /// is such a field, else with other capitals.
-pub(super) fn id_field(
-    name: &str,
-    wanted: Option<&str>,
-    fields: &[String],
-) -> Result<usize, InputError> {
+pub(super) fn id_field(name: &str, wanted: Option<&str>, fields: &[String]) -> Result<usize, InputError> {
     let place_of = |id_field: &str| {
         let exactly = fields.iter().position(|field| field == id_field);
-        exactly.or_else(|| {
-            fields
-                .iter()
-                .position(|field| field.eq_ignore_ascii_case(id_field))
-        })
+        exactly.or_else(|| fields.iter().position(|field| field.eq_ignore_ascii_case(id_field)))
     };
     let told = || (name.to_owned(), fields.to_vec());
     match wanted {
         Some(wanted) => place_of(wanted).ok_or_else(|| {
             let (name, fields) = told();
-            InputError::IdFieldNotFound {
-                name,
-                id_field: wanted.to_owned(),
-                fields,
-            }
+            InputError::IdFieldNotFound { name, id_field: wanted.to_owned(), fields }
         }),
         None => ID_FIELDS.into_iter().find_map(place_of).ok_or_else(|| {
             let (name, fields) = told();
@@ -67,9 +55,8 @@ pub(super) fn id_from_json(field: &str, value: Option<&RawValue>) -> Result<Stri
     };
     let kind = match json.as_bytes().first() {
         Some(b'"') => {
-            let text = serde_json::from_str::<String>(json).map_err(|error| {
-                Refusal::new(RejectReason::Unreadable, format!("{field:?}: {error}"))
-            })?;
+            let text = serde_json::from_str::<String>(json)
+                .map_err(|error| Refusal::new(RejectReason::Unreadable, format!("{field:?}: {error}")))?;
             return id_from_text(field, text.into());
         }
         Some(b'{') => "an object",
@@ -78,9 +65,7 @@ pub(super) fn id_from_json(field: &str, value: Option<&RawValue>) -> Result<Stri
         Some(b'n') => "null",
         _ => return id_from_text(field, json.into()),
     };
-    Err(missing(format!(
-        "{field:?} is {kind}, not a string or a number"
-    )))
+    Err(missing(format!("{field:?} is {kind}, not a string or a number")))
 }
 
 fn missing(detail: String) -> Refusal {
@@ -104,34 +89,18 @@ mod tests {
             (&["Id", "id"], 1),
             (&["Uniq_Id", "name"], 0),
         ] {
-            assert_eq!(
-                place(None, fields).expect("there is one"),
-                expected,
-                "{fields:?}"
-            );
+            assert_eq!(place(None, fields).expect("there is one"), expected, "{fields:?}");
         }
-        assert!(matches!(
-            place(None, &["ids"]),
-            Err(InputError::NoIdField { .. })
-        ));
-        assert!(matches!(
-            place(None, &[]),
-            Err(InputError::NoIdField { .. })
-        ));
+        assert!(matches!(place(None, &["ids"]), Err(InputError::NoIdField { .. })));
+        assert!(matches!(place(None, &[]), Err(InputError::NoIdField { .. })));
     }
 
     #[test]
     fn a_named_field_is_the_only_one() {
-        assert_eq!(
-            place(Some("asin"), &["id", "ASIN", "asin"]).expect("exactly"),
-            2
-        );
+        assert_eq!(place(Some("asin"), &["id", "ASIN", "asin"]).expect("exactly"), 2);
         assert_eq!(place(Some("asin"), &["id", "ASIN"]).expect("nearly"), 1);
         let error = place(Some("asin"), &["id", "ean"]).expect_err("none");
-        assert_eq!(
-            error.to_string(),
-            "x has no field \"asin\"; fields found: id, ean; correct --id-field"
-        );
+        assert_eq!(error.to_string(), "x has no field \"asin\"; fields found: id, ean; correct --id-field");
     }
 
     fn from_json(json: &str) -> Result<String, (RejectReason, String)> {
@@ -156,32 +125,14 @@ mod tests {
 
     #[test]
     fn nothing_else_is_an_id() {
-        for json in [
-            r#""""#,
-            r#"" \t ""#,
-            "null",
-            "true",
-            "false",
-            "[1]",
-            r#"{"id":1}"#,
-        ] {
-            assert_eq!(
-                from_json(json).expect_err("no id").0,
-                RejectReason::MissingId,
-                "{json}"
-            );
+        for json in [r#""""#, r#"" \t ""#, "null", "true", "false", "[1]", r#"{"id":1}"#] {
+            assert_eq!(from_json(json).expect_err("no id").0, RejectReason::MissingId, "{json}");
         }
         let longest = "é".repeat(MAX_ID_BYTES / 2);
         assert_eq!(from_json(&format!("{longest:?}")).expect("an id"), longest);
         let (_, detail) = from_json(&format!("\"{longest}x\"")).expect_err("too long");
         assert_eq!(detail, "id is longer than 512 bytes");
-        assert_eq!(
-            id_from_json("id", None).expect_err("none").detail,
-            "there is no field \"id\""
-        );
-        assert_eq!(
-            from_json(r#""\ud800""#).expect_err("half a character").0,
-            RejectReason::Unreadable
-        );
+        assert_eq!(id_from_json("id", None).expect_err("none").detail, "there is no field \"id\"");
+        assert_eq!(from_json(r#""\ud800""#).expect_err("half a character").0, RejectReason::Unreadable);
     }
 }

@@ -7,7 +7,7 @@
 use super::compact::is_space;
 use super::entry::{EXCERPT_BYTES, Entry, MAX_RECORD_BYTES, Refusal, RejectReason};
 use super::error::InputError;
-use super::json_scan::Scan;
+use super::json_scan::{Scan, indent_after};
 use super::object::Objects;
 use super::source::Text;
 
@@ -15,6 +15,8 @@ pub(super) struct JsonArray {
     text: Text,
     /// The physical line of the next byte, from 1.
     line: u64,
+    /// How far in the next byte stands, if it is the first on its line.
+    indent: Option<usize>,
     place: Place,
     /// The element at hand, or the beginning of an overlong one.
     element: Vec<u8>,
@@ -35,13 +37,7 @@ enum Place {
 impl JsonArray {
     pub(super) fn new(text: Text, id_field: Option<String>) -> Self {
         let objects = Objects::new(text.name(), id_field);
-        Self {
-            text,
-            line: 1,
-            place: Place::Start,
-            element: Vec::new(),
-            objects,
-        }
+        Self { text, line: 1, indent: Some(0), place: Place::Start, element: Vec::new(), objects }
     }
 
     fn next_entry(&mut self) -> Result<Option<Entry>, InputError> {
@@ -58,11 +54,7 @@ impl JsonArray {
                 (Place::Start, other) => {
                     return Err(InputError::NotJson {
                         name: self.text.name().to_owned(),
-                        found: if other.is_ascii() {
-                            char::from(other)
-                        } else {
-                            char::REPLACEMENT_CHARACTER
-                        },
+                        found: if other.is_ascii() { char::from(other) } else { char::REPLACEMENT_CHARACTER },
                     });
                 }
                 (Place::InArray, b']') => self.pass(Place::AfterArray),
@@ -77,6 +69,7 @@ impl JsonArray {
 
     fn pass(&mut self, place: Place) {
         self.text.consume(1);
+        self.indent = None;
         self.place = place;
     }
 
@@ -91,6 +84,7 @@ impl JsonArray {
             let spaces = significant.unwrap_or(chunk.len());
             let byte = significant.map(|at| chunk[at]);
             self.line += line_feeds(&chunk[..spaces]);
+            self.indent = chunk[..spaces].iter().copied().fold(self.indent, indent_after);
             self.text.consume(spaces);
             if byte.is_some() {
                 return Ok(byte);
@@ -100,7 +94,7 @@ impl JsonArray {
 
     fn element(&mut self) -> Result<Entry, InputError> {
         let line = self.line;
-        let mut scan = Scan::default();
+        let mut scan = Scan::new(self.indent.take());
         let mut is_overlong = false;
         self.element.clear();
         loop {
@@ -112,8 +106,7 @@ impl JsonArray {
             let part = &chunk[..end.unwrap_or(chunk.len())];
             let room = MAX_RECORD_BYTES.saturating_sub(self.element.len());
             is_overlong |= part.len() > room;
-            self.element
-                .extend_from_slice(&part[..part.len().min(room)]);
+            self.element.extend_from_slice(&part[..part.len().min(room)]);
             self.line += line_feeds(part);
             let count = part.len();
             self.text.consume(count);
@@ -135,20 +128,15 @@ impl JsonArray {
             "the text ends inside this record"
         };
         self.place = Place::End;
-        Entry::reject(
-            line,
-            &self.element,
-            Refusal::new(RejectReason::Unreadable, detail),
-        )
+        Entry::reject(line, &self.element, Refusal::new(RejectReason::Unreadable, detail))
     }
 
     fn end_of_text(&mut self) -> Result<Option<Entry>, InputError> {
         let place = std::mem::replace(&mut self.place, Place::End);
         match place {
-            Place::Start => Err(InputError::Empty {
-                name: self.text.name().to_owned(),
-                expected: "a JSON array",
-            }),
+            Place::Start => {
+                Err(InputError::Empty { name: self.text.name().to_owned(), expected: "a JSON array" })
+            }
             Place::InArray => {
                 let refusal = Refusal::new(RejectReason::Unreadable, "the array is not closed");
                 Ok(Some(Entry::reject(self.line, b"", refusal)))

@@ -12,16 +12,13 @@ fn read(text: &str) -> Outcome {
 
 fn details(outcome: &Outcome) -> Vec<(u64, &str)> {
     let rejects = outcome.rejects.iter();
-    rejects
-        .map(|reject| (reject.line, &*reject.detail))
-        .collect()
+    rejects.map(|reject| (reject.line, &*reject.detail)).collect()
 }
 
 #[test]
 fn elements_have_the_line_they_begin_on() {
-    let read = read(
-        "\u{feff}\r\n[\r\n  {\"id\": 1,\r\n   \"v\": [ \"a b\" ]},\n\n {\"id\":2}, {\"id\":3}\n]\n",
-    );
+    let read =
+        read("\u{feff}\r\n[\r\n  {\"id\": 1,\r\n   \"v\": [ \"a b\" ]},\n\n {\"id\":2}, {\"id\":3}\n]\n");
     let record = |line, id: &str, body: &str| (line, id.to_owned(), body.to_owned());
     assert_eq!(
         read.records,
@@ -47,23 +44,10 @@ fn an_empty_array_is_fine_and_an_empty_file_is_not() {
     let empty = read(" [ ] ");
     assert!(empty.records.is_empty() && empty.rejects.is_empty() && empty.error.is_none());
     for text in ["", " \n "] {
-        assert_eq!(
-            read(text).error.as_deref(),
-            Some("x is empty; a JSON array was expected")
-        );
+        assert_eq!(read(text).error.as_deref(), Some("x is empty; a JSON array was expected"));
     }
-    assert!(
-        read("<html>")
-            .error
-            .expect("no JSON")
-            .contains("begins with '<'")
-    );
-    assert!(
-        read("é")
-            .error
-            .expect("no JSON")
-            .contains("is not a JSON array")
-    );
+    assert!(read("<html>").error.expect("no JSON").contains("begins with '<'"));
+    assert!(read("é").error.expect("no JSON").contains("is not a JSON array"));
 }
 
 #[test]
@@ -94,9 +78,7 @@ fn a_broken_element_is_one_reject_and_the_next_is_read() {
         "{\"id\":2,\"v\":\"\\x\"},",
         "{\"id\":2,\"v\":1]},",
     ] {
-        let read = read(&format!(
-            "[\n{{\"id\":1}},\n{broken}\n{{\"id\":3}},\n{{\"id\":4}}]"
-        ));
+        let read = read(&format!("[\n{{\"id\":1}},\n{broken}\n{{\"id\":3}},\n{{\"id\":4}}]"));
         assert_eq!(read.ids(), ["1", "3", "4"], "{broken}");
         assert_eq!(read.reasons(), [(3, RejectReason::Unreadable)], "{broken}");
     }
@@ -109,13 +91,7 @@ fn an_array_that_is_not_closed_is_told() {
     assert_eq!(details(&told), [(3, "the array is not closed")]);
     let told = read("[{\"id\":1},\n{\"id\":2,\"v\":\"\n\n");
     assert_eq!(told.ids(), ["1"]);
-    assert_eq!(
-        details(&told),
-        [(
-            2,
-            "the text ends inside this record; the array is not closed"
-        )]
-    );
+    assert_eq!(details(&told), [(2, "the text ends inside this record; the array is not closed")]);
     let told = read("{\"id\":1}\n{\"id\"");
     assert_eq!(details(&told), [(2, "the text ends inside this record")]);
 }
@@ -125,13 +101,7 @@ fn several_arrays_are_read_and_other_text_after_the_array_is_told() {
     assert_eq!(read("[{\"id\":1}]\n[{\"id\":2}] {\"id\":3}").ids(), ["1", "2", "3"]);
     let told = read("[{\"id\":1}]\n;{\"id\":2}");
     assert_eq!(told.ids(), ["1"]);
-    assert_eq!(
-        details(&told),
-        [(
-            2,
-            "there is text after the end of the array; it is not read"
-        )]
-    );
+    assert_eq!(details(&told), [(2, "there is text after the end of the array; it is not read")]);
     assert!(told.rejects[0].excerpt.starts_with(';'));
 }
 

@@ -15,10 +15,7 @@ pub(super) struct JsonLines {
 impl JsonLines {
     pub(super) fn new(text: Text, id_field: Option<String>) -> Self {
         let objects = Objects::new(text.name(), id_field);
-        Self {
-            lines: Lines::new(text),
-            objects,
-        }
+        Self { lines: Lines::new(text), objects }
     }
 
     fn next_entry(&mut self) -> Result<Option<Entry>, InputError> {
@@ -57,12 +54,8 @@ mod tests {
             let read = outcome(Format::Jsonl, &bytes);
             assert_eq!(
                 read.records,
-                [
-                    (1, "a", r#"{"id":"a"}"#),
-                    (4, "2", r#"{"id":2,"v":"x y"}"#),
-                    (5, "c", r#"{"id":"c"}"#)
-                ]
-                .map(|(line, id, body)| (line, id.to_owned(), body.to_owned()))
+                [(1, "a", r#"{"id":"a"}"#), (4, "2", r#"{"id":2,"v":"x y"}"#), (5, "c", r#"{"id":"c"}"#)]
+                    .map(|(line, id, body)| (line, id.to_owned(), body.to_owned()))
             );
             assert!(read.rejects.is_empty() && read.error.is_none());
         }
@@ -95,18 +88,11 @@ mod tests {
     #[test]
     fn an_overlong_line_is_refused_and_passed_over() {
         const LONG_BYTES: u64 = 32 * 1024 * 1024;
-        let long =
-            Cursor::new("{\"id\":1}\n{\"id\":\"").chain(std::io::repeat(b'x').take(LONG_BYTES));
-        let read = outcome_of(
-            Format::Jsonl,
-            Box::new(long.chain(Cursor::new("\"}\n{\"id\":3}"))),
-        );
+        let long = Cursor::new("{\"id\":1}\n{\"id\":\"").chain(std::io::repeat(b'x').take(LONG_BYTES));
+        let read = outcome_of(Format::Jsonl, Box::new(long.chain(Cursor::new("\"}\n{\"id\":3}"))));
         assert_eq!(read.ids(), ["1", "3"]);
         assert_eq!(read.reasons(), [(2, RejectReason::TooLarge)]);
-        assert_eq!(
-            read.rejects[0].detail,
-            format!("the line is longer than {MAX_RECORD_BYTES} bytes")
-        );
+        assert_eq!(read.rejects[0].detail, format!("the line is longer than {MAX_RECORD_BYTES} bytes"));
         assert!(read.rejects[0].excerpt.starts_with("{\"id\":\"xxx"));
     }
 

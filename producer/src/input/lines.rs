@@ -25,11 +25,7 @@ pub(super) struct Line<'a> {
 
 impl Lines {
     pub(super) fn new(text: Text) -> Self {
-        Self {
-            text,
-            number: 0,
-            line: Vec::new(),
-        }
+        Self { text, number: 0, line: Vec::new() }
     }
 
     /// The next line, or nothing at the end of the text. A last line without an end is a line.
@@ -84,10 +80,7 @@ mod tests {
         let mut all = Vec::new();
         while let Some(line) = lines.next().expect("memory can be read") {
             assert!(!line.is_overlong);
-            all.push((
-                line.number,
-                String::from_utf8_lossy(line.bytes).into_owned(),
-            ));
+            all.push((line.number, String::from_utf8_lossy(line.bytes).into_owned()));
         }
         all
     }
@@ -123,9 +116,7 @@ mod tests {
     #[test]
     fn an_overlong_line_costs_no_more_memory_than_a_long_one() {
         const LONG_BYTES: u64 = 64 * 1024 * 1024;
-        let text = std::io::repeat(b'x')
-            .take(LONG_BYTES)
-            .chain(Cursor::new("\nnext\n"));
+        let text = std::io::repeat(b'x').take(LONG_BYTES).chain(Cursor::new("\nnext\n"));
         let mut lines = lines_of(Box::new(text));
         assert!(lines.next().expect("memory").expect("a line").is_overlong);
         let next = lines.next().expect("memory").expect("a line");

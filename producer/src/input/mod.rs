@@ -105,19 +105,11 @@ pub fn open(options: &InputOptions) -> Result<Records, InputError> {
         (Some(format), _) => format,
         (None, Source::Stdin) => return Err(InputError::FormatOfStdin),
         (None, Source::File(path)) => {
-            Format::of_path(path).ok_or_else(|| InputError::UnknownFormat {
-                name: options.source.name(),
-            })?
+            Format::of_path(path).ok_or_else(|| InputError::UnknownFormat { name: options.source.name() })?
         }
     };
     let name = options.source.name();
-    Records::from_reader(
-        &name,
-        reader,
-        format,
-        options.id_field.as_deref(),
-        options.limit,
-    )
+    Records::from_reader(&name, reader, format, options.id_field.as_deref(), options.limit)
 }
 
 /// The entries of one input, in its order. After an error, which concerns all that would follow, it is at its end.
@@ -180,6 +172,7 @@ impl fmt::Debug for Records {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::fs;
     use std::io::Cursor;
 
@@ -187,12 +180,7 @@ mod tests {
     use super::*;
 
     fn options(path: &Path) -> InputOptions {
-        InputOptions {
-            source: Source::new(path),
-            format: None,
-            id_field: None,
-            limit: None,
-        }
+        InputOptions { source: Source::new(path), format: None, id_field: None, limit: None }
     }
 
     #[test]
@@ -219,10 +207,7 @@ mod tests {
             assert_eq!(format.to_string().parse(), Ok(format));
         }
         let error = "xml".parse::<Format>().expect_err("no format");
-        assert_eq!(
-            error.to_string(),
-            "unknown format \"xml\"; it is one of jsonl, json, csv, tsv"
-        );
+        assert_eq!(error.to_string(), "unknown format \"xml\"; it is one of jsonl, json, csv, tsv");
     }
 
     #[test]
@@ -236,20 +221,10 @@ mod tests {
         let other = folder.path().join("catalog.dat");
         fs::rename(&path, &other).expect("a file");
         let error = open(&options(&other)).expect_err("no known name");
-        assert!(
-            error
-                .to_string()
-                .ends_with("say --format jsonl|json|csv|tsv")
-        );
-        let named = InputOptions {
-            format: Some(Format::Csv),
-            ..options(&other)
-        };
+        assert!(error.to_string().ends_with("say --format jsonl|json|csv|tsv"));
+        let named = InputOptions { format: Some(Format::Csv), ..options(&other) };
         assert_eq!(open(&named).expect("a catalog").count(), 2);
-        assert!(matches!(
-            open(&options(Path::new("-"))),
-            Err(InputError::FormatOfStdin)
-        ));
+        assert!(matches!(open(&options(Path::new("-"))), Err(InputError::FormatOfStdin)));
     }
 
     #[test]
@@ -257,25 +232,29 @@ mod tests {
         let text = "{\"id\":1}\nbad\n{\"id\":2}\nbad\n{\"id\":3}\n";
         let read = |limit| {
             let reader = Box::new(Cursor::new(text));
-            Records::from_reader("x", reader, Format::Jsonl, None, limit)
-                .expect("text")
-                .count()
+            Records::from_reader("x", reader, Format::Jsonl, None, limit).expect("text").count()
         };
-        assert_eq!(
-            (read(None), read(Some(2)), read(Some(0)), read(Some(9))),
-            (5, 3, 0, 5)
-        );
+        assert_eq!((read(None), read(Some(2)), read(Some(0)), read(Some(9))), (5, 3, 0, 5));
+    }
+
+    #[test]
+    fn the_example_catalog_is_sound() {
+        let catalog = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/products.csv");
+        let entries = open(&options(Path::new(catalog))).expect("a catalog");
+        let ids: HashSet<String> = entries
+            .map(|entry| match entry.expect("a readable file") {
+                Entry::Record(record) => record.id,
+                Entry::Reject(reject) => panic!("{reject:?}"),
+            })
+            .collect();
+        assert_eq!(ids.len(), 229);
     }
 
     #[test]
     fn an_error_is_the_end() {
         let reader = Box::new(Cursor::new("{\"name\":1}\n{\"id\":2}\n"));
-        let mut records =
-            Records::from_reader("x", reader, Format::Jsonl, None, None).expect("text");
-        assert!(matches!(
-            records.next(),
-            Some(Err(InputError::NoIdField { .. }))
-        ));
+        let mut records = Records::from_reader("x", reader, Format::Jsonl, None, None).expect("text");
+        assert!(matches!(records.next(), Some(Err(InputError::NoIdField { .. }))));
         assert!(records.next().is_none());
     }
 }

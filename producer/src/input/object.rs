@@ -25,11 +25,7 @@ pub(super) struct Objects {
 
 impl Objects {
     pub(super) fn new(input_name: &str, wanted: Option<String>) -> Self {
-        Self {
-            input_name: input_name.to_owned(),
-            wanted,
-            field: None,
-        }
+        Self { input_name: input_name.to_owned(), wanted, field: None }
     }
 
     /// Reads the value that begins on `line`. The error is the input's: it has no id field.
@@ -57,8 +53,7 @@ impl Objects {
             .and_then(|id| json.end().map(|()| id))
             .map_err(|error| unreadable(&error))?;
         let id = id_from_json(field, id)?;
-        let body = RawValue::from_string(compact(text).into_owned())
-            .map_err(|error| unreadable(&error))?;
+        let body = RawValue::from_string(compact(text).into_owned()).map_err(|error| unreadable(&error))?;
         Ok(Record { line, id, body })
     }
 }
@@ -102,10 +97,7 @@ fn check_text(bytes: &[u8]) -> Result<&str, Refusal> {
         Some(b'n') => "null",
         _ => "a number",
     };
-    Err(Refusal::new(
-        RejectReason::NotAnObject,
-        format!("the record is {kind}, not an object"),
-    ))
+    Err(Refusal::new(RejectReason::NotAnObject, format!("the record is {kind}, not an object")))
 }
 
 fn field_names(text: &str) -> Result<Vec<String>, Refusal> {
@@ -119,9 +111,7 @@ fn field_names(text: &str) -> Result<Vec<String>, Refusal> {
 fn unreadable(error: &serde_json::Error) -> Refusal {
     let message = error.to_string();
     let (line, column) = (error.line(), error.column());
-    let message = message
-        .strip_suffix(&format!(" at line {line} column {column}"))
-        .unwrap_or(&message);
+    let message = message.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&message);
     let detail = if line > 1 {
         format!("{message}, at line {line} of the record, column {column}")
     } else {
@@ -148,16 +138,12 @@ impl<'de> Visitor<'de> for FindId<'_> {
             if is_id {
                 let value = object.next_value::<&RawValue>()?;
                 // The raw value is only skimmed; it has to be as sound as everything else.
-                Checked {
-                    levels_left: MAX_NESTING - 1,
-                }
-                .deserialize(&mut serde_json::Deserializer::from_str(value.get()))
-                .map_err(A::Error::custom)?;
+                Checked { levels_left: MAX_NESTING - 1 }
+                    .deserialize(&mut serde_json::Deserializer::from_str(value.get()))
+                    .map_err(A::Error::custom)?;
                 id = Some(value);
             } else {
-                object.next_value_seed(Checked {
-                    levels_left: MAX_NESTING - 1,
-                })?;
+                object.next_value_seed(Checked { levels_left: MAX_NESTING - 1 })?;
             }
         }
         Ok(id)
@@ -176,9 +162,7 @@ impl<'de> Visitor<'de> for FieldNames {
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
         let mut names = Vec::new();
         while let Some(name) = object.next_key()? {
-            object.next_value_seed(Checked {
-                levels_left: MAX_NESTING - 1,
-            })?;
+            object.next_value_seed(Checked { levels_left: MAX_NESTING - 1 })?;
             names.push(name);
         }
         Ok(names)
@@ -219,9 +203,7 @@ impl Checked {
     fn deeper<E: Error>(self) -> Result<Self, E> {
         match self.levels_left.checked_sub(1) {
             Some(levels_left) => Ok(Self { levels_left }),
-            None => Err(E::custom(format_args!(
-                "nested deeper than {MAX_NESTING} levels"
-            ))),
+            None => Err(E::custom(format_args!("nested deeper than {MAX_NESTING} levels"))),
         }
     }
 }

@@ -68,18 +68,10 @@ fn json_objects() -> impl Strategy<Value = Vec<Map<String, Value>>> {
     prop::collection::vec(object, 0..8)
 }
 
-fn check_round_trip(
-    format: Format,
-    text: &str,
-    objects: &[Map<String, Value>],
-) -> Result<(), TestCaseError> {
+fn check_round_trip(format: Format, text: &str, objects: &[Map<String, Value>]) -> Result<(), TestCaseError> {
     for bytes in [text.as_bytes().to_vec(), gzip(text.as_bytes())] {
         let read = outcome(format, &bytes);
-        prop_assert!(
-            read.rejects.is_empty() && read.error.is_none(),
-            "{:?}",
-            read
-        );
+        prop_assert!(read.rejects.is_empty() && read.error.is_none(), "{:?}", read);
         prop_assert_eq!(read.records.len(), objects.len());
         for ((_, id, body), object) in read.records.iter().zip(objects) {
             prop_assert_eq!(Some(&**id), object["id"].as_str());
@@ -90,9 +82,7 @@ fn check_round_trip(
 }
 
 fn check_table(format: Format, delimiter: u8, rows: &[[String; 3]]) -> Result<(), TestCaseError> {
-    let mut writer = csv::WriterBuilder::new()
-        .delimiter(delimiter)
-        .from_writer(Vec::new());
+    let mut writer = csv::WriterBuilder::new().delimiter(delimiter).from_writer(Vec::new());
     writer.write_record(["v", "id", "w"]).expect("memory");
     let mut objects = Vec::new();
     for [v, id, w] in rows {
@@ -161,21 +151,13 @@ proptest! {
 
 #[test]
 fn a_damaged_array_still_gives_the_elements_after_the_damage() {
-    let sound: Vec<String> = (0..50)
-        .map(|n| format!("  {{\"id\":\"p{n}\",\"v\":[\"a\",{{\"b\":\"c\"}}]}}"))
-        .collect();
+    let sound: Vec<String> =
+        (0..50).map(|n| format!("  {{\"id\":\"p{n}\",\"v\":[\"a\",{{\"b\":\"c\"}}]}}")).collect();
     for damaged in 0..sound[20].len() {
         let mut lines = sound.clone();
         lines[20].remove(damaged);
-        let read = outcome(
-            Format::JsonArray,
-            format!("[\n{}\n]", lines.join(",\n")).as_bytes(),
-        );
-        let after = read
-            .ids()
-            .iter()
-            .filter(|id| **id > "p21" && id.len() == 3)
-            .count();
+        let read = outcome(Format::JsonArray, format!("[\n{}\n]", lines.join(",\n")).as_bytes());
+        let after = read.ids().iter().filter(|id| **id > "p21" && id.len() == 3).count();
         assert!(after >= 28, "{}: {:?}", lines[20], read.rejects);
     }
 }

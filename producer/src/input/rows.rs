@@ -123,8 +123,7 @@ impl Rows {
     pub(super) fn fields(&self, row: Row) -> Result<Fields<'_>, usize> {
         let ends = &self.ends[..row.field_count];
         let length = ends.last().copied().unwrap_or(0);
-        let text =
-            std::str::from_utf8(&self.fields[..length]).map_err(|error| error.valid_up_to() + 1)?;
+        let text = std::str::from_utf8(&self.fields[..length]).map_err(|error| error.valid_up_to() + 1)?;
         match ends.iter().find(|&&end| !text.is_char_boundary(end)) {
             Some(end) => Err(*end),
             None => Ok(Fields { text, ends }),
@@ -142,9 +141,7 @@ impl Rows {
             if chunk.is_empty() {
                 return Ok(false);
             }
-            let row = chunk
-                .iter()
-                .position(|&byte| !matches!(byte, b'\r' | b'\n'));
+            let row = chunk.iter().position(|&byte| !matches!(byte, b'\r' | b'\n'));
             let line_ends = row.unwrap_or(chunk.len());
             let is_found = row.is_some();
             self.line += memchr::memchr_iter(b'\n', &chunk[..line_ends]).count() as u64;
@@ -167,8 +164,7 @@ impl<'a> Fields<'a> {
     pub(super) fn iter(self) -> impl Iterator<Item = &'a str> {
         let Self { text, ends } = self;
         let mut begin = 0;
-        ends.iter()
-            .map(move |&end| &text[std::mem::replace(&mut begin, end)..end])
+        ends.iter().map(move |&end| &text[std::mem::replace(&mut begin, end)..end])
     }
 }
 
@@ -188,12 +184,7 @@ mod tests {
         let mut all = Vec::new();
         while let Some(row) = rows.next().expect("memory can be read") {
             let fields = match row.kind {
-                RowKind::Whole => rows
-                    .fields(row)
-                    .expect("UTF-8")
-                    .iter()
-                    .map(str::to_owned)
-                    .collect(),
+                RowKind::Whole => rows.fields(row).expect("UTF-8").iter().map(str::to_owned).collect(),
                 _ => Vec::new(),
             };
             all.push((row.first_line, row.last_line, row.kind, fields));
@@ -223,10 +214,7 @@ mod tests {
         }
         assert_eq!(split("\"a\""), [whole(1, 1, &["a"])]);
         assert_eq!(split("a,"), [whole(1, 1, &["a", ""])]);
-        assert_eq!(
-            split("a\0b,\u{1f600}\n"),
-            [whole(1, 1, &["a\0b", "\u{1f600}"])]
-        );
+        assert_eq!(split("a\0b,\u{1f600}\n"), [whole(1, 1, &["a\0b", "\u{1f600}"])]);
         assert!(split("").is_empty() && split("\r\n\n").is_empty());
     }
 
@@ -247,15 +235,8 @@ mod tests {
             (MAX_RECORD_BYTES + 1, "\n", RowKind::Overlong),
             (MAX_RECORD_BYTES + 1, "", RowKind::Overlong),
         ] {
-            let mut rows = rows_of(Box::new(Cursor::new(format!(
-                "{}{end}",
-                "x".repeat(length)
-            ))));
-            assert_eq!(
-                rows.next().expect("memory").expect("a row").kind,
-                kind,
-                "{length} {end:?}"
-            );
+            let mut rows = rows_of(Box::new(Cursor::new(format!("{}{end}", "x".repeat(length)))));
+            assert_eq!(rows.next().expect("memory").expect("a row").kind, kind, "{length} {end:?}");
             assert!(rows.next().expect("memory").is_none());
         }
     }
@@ -265,23 +246,11 @@ mod tests {
         const LONG_BYTES: u64 = 32 * 1024 * 1024;
         for filler in [b'x', b',', b'\n'] {
             let long = std::io::repeat(filler).take(LONG_BYTES);
-            let (open, close) = if filler == b'\n' {
-                ("\"", "\"\nn,m\n")
-            } else {
-                ("", "\nn,m\n")
-            };
-            let mut rows = rows_of(Box::new(
-                Cursor::new(open).chain(long).chain(Cursor::new(close)),
-            ));
-            assert_eq!(
-                rows.next().expect("memory").expect("a row").kind,
-                RowKind::Overlong
-            );
+            let (open, close) = if filler == b'\n' { ("\"", "\"\nn,m\n") } else { ("", "\nn,m\n") };
+            let mut rows = rows_of(Box::new(Cursor::new(open).chain(long).chain(Cursor::new(close))));
+            assert_eq!(rows.next().expect("memory").expect("a row").kind, RowKind::Overlong);
             let next = rows.next().expect("memory").expect("a row");
-            assert_eq!(
-                rows.fields(next).expect("UTF-8").iter().collect::<Vec<_>>(),
-                ["n", "m"]
-            );
+            assert_eq!(rows.fields(next).expect("UTF-8").iter().collect::<Vec<_>>(), ["n", "m"]);
             assert!(rows.fields.capacity() <= 4 * MAX_RECORD_BYTES);
             assert!(rows.ends.capacity() <= 4 * MAX_RECORD_BYTES);
         }

@@ -23,26 +23,10 @@ const UTF8_BOM: &[u8] = &[0xef, 0xbb, 0xbf];
 
 /// First bytes, the kind of file they tell, and what to do about it.
 const NOT_TEXT: &[(&[u8], &str, &str)] = &[
-    (
-        b"PK\x03\x04",
-        "a zip archive or an Excel workbook",
-        "unpack it, or save it as CSV",
-    ),
-    (
-        b"\xd0\xcf\x11\xe0",
-        "an old Excel workbook",
-        "save it as CSV",
-    ),
-    (
-        b"\x28\xb5\x2f\xfd",
-        "compressed with zstd",
-        "unpack it, or use gzip",
-    ),
-    (
-        b"\xfd7zXZ\x00",
-        "compressed with xz",
-        "unpack it, or use gzip",
-    ),
+    (b"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save it as CSV"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it, or use gzip"),
+    (b"\xfd7zXZ\x00", "compressed with xz", "unpack it, or use gzip"),
     (b"BZh", "compressed with bzip2", "unpack it, or use gzip"),
     (b"PAR1", "a Parquet file", "export it as JSONL"),
     (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
@@ -60,11 +44,7 @@ impl Source {
     /// `-` is standard input; everything else is a path.
     pub fn new(argument: impl Into<PathBuf>) -> Self {
         let path = argument.into();
-        if path.as_os_str() == "-" {
-            Self::Stdin
-        } else {
-            Self::File(path)
-        }
+        if path.as_os_str() == "-" { Self::Stdin } else { Self::File(path) }
     }
 
     /// The name under which messages speak of it.
@@ -83,10 +63,7 @@ impl Source {
         let name = self.name();
         let file = File::open(path).map_err(|source| match source.kind() {
             ErrorKind::NotFound => InputError::NotFound { name: name.clone() },
-            _ => InputError::Open {
-                name: name.clone(),
-                source,
-            },
+            _ => InputError::Open { name: name.clone(), source },
         })?;
         match file.metadata() {
             Ok(facts) if facts.is_dir() => Err(InputError::Directory { name }),
@@ -105,10 +82,7 @@ pub(super) struct Text {
 
 impl Text {
     pub(super) fn new(name: String, raw: Box<dyn Read + Send>) -> Result<Self, InputError> {
-        let (head, raw) = peek(raw).map_err(|source| InputError::Read {
-            name: name.clone(),
-            source,
-        })?;
+        let (head, raw) = peek(raw).map_err(|source| InputError::Read { name: name.clone(), source })?;
         let is_gzip = head.starts_with(GZIP_MAGIC);
         let (head, reader) = if is_gzip {
             let unpacked = MultiGzDecoder::new(BufReader::with_capacity(CHUNK_BYTES, raw));
@@ -121,11 +95,7 @@ impl Text {
                 return Err(InputError::NotText { name, kind, advice });
             }
         }
-        let mut text = Self {
-            reader: BufReader::with_capacity(CHUNK_BYTES, reader),
-            name,
-            is_gzip,
-        };
+        let mut text = Self { reader: BufReader::with_capacity(CHUNK_BYTES, reader), name, is_gzip };
         if head.starts_with(UTF8_BOM) {
             text.skip(UTF8_BOM.len())?;
         }
@@ -169,10 +139,7 @@ impl Text {
 /// Reads the first bytes and puts them back in front.
 fn peek(mut reader: Box<dyn Read + Send>) -> io::Result<(Vec<u8>, Box<dyn Read + Send>)> {
     let mut head = Vec::with_capacity(PEEK_BYTES);
-    reader
-        .by_ref()
-        .take(PEEK_BYTES as u64)
-        .read_to_end(&mut head)?;
+    reader.by_ref().take(PEEK_BYTES as u64).read_to_end(&mut head)?;
     let whole = Cursor::new(head.clone()).chain(reader);
     Ok((head, Box::new(whole)))
 }
@@ -234,19 +201,13 @@ mod tests {
         let packed = gzip(&b"some text that goes on ".repeat(100));
         for cut in [2, 5, 12, packed.len() - 1] {
             let error = read(&packed[..cut]).expect_err("cut off");
-            assert!(
-                matches!(error, InputError::CorruptGzip { .. }),
-                "{cut}: {error:?}"
-            );
+            assert!(matches!(error, InputError::CorruptGzip { .. }), "{cut}: {error:?}");
             assert!(error.is_usage());
         }
         let mut damaged = packed.clone();
         let last = damaged.len() - 6;
         damaged[last] ^= 0xff;
-        assert!(matches!(
-            read(&damaged),
-            Err(InputError::CorruptGzip { .. })
-        ));
+        assert!(matches!(read(&damaged), Err(InputError::CorruptGzip { .. })));
     }
 
     #[test]
@@ -281,13 +242,7 @@ mod tests {
     #[test]
     fn a_missing_file_and_a_folder_are_told() {
         let folder = tempfile::tempdir().expect("a folder");
-        let told = |path: PathBuf| {
-            Source::File(path)
-                .reader()
-                .err()
-                .expect("refused")
-                .to_string()
-        };
+        let told = |path: PathBuf| Source::File(path).reader().err().expect("refused").to_string();
         assert!(told(folder.path().join("none.csv")).ends_with("there is no such file"));
         assert!(told(folder.path().to_owned()).contains("is a directory"));
         assert_eq!(Source::new("-"), Source::Stdin);

@@ -72,8 +72,7 @@ pub(super) fn outcome_of(format: Format, reader: Box<dyn Read + Send>) -> Outcom
         assert_eq!(all.error, None, "an error is the end");
         match entry {
             Ok(Entry::Record(record)) => {
-                all.records
-                    .push((record.line, record.id, record.body.get().to_owned()));
+                all.records.push((record.line, record.id, record.body.get().to_owned()));
             }
             Ok(Entry::Reject(reject)) => all.rejects.push(reject),
             Err(error) => all.error = Some(error.to_string()),

@@ -1,0 +1,34 @@
+# What there is to do with Shelfmill; `make` lists it. Every target is a plain command that works without make, too.
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test lint bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+run: build ## enrich the example catalog with the simulated model (no key, nothing to install)
+	$(TARGET_DIR)/release/shelfmill run examples/products.csv --simulate --out output/example
+
+build: ## build target/release/shelfmill
+	$(CARGO) build --release --locked
+
+test: ## install RabbitMQ and Redis if missing, lint, and run all tests
+	sh tests/install-servers.sh
+	$(MAKE) --no-print-directory lint
+	$(CARGO) test --workspace --locked
+
+lint: ## check formatting and lints
+	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "rustfmt is missing: rustup component add rustfmt" >&2; exit 1; }
+	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo "clippy is missing: rustup component add clippy" >&2; exit 1; }
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+bench: ## measure throughput, memory and recovery
+	bench/run
+
+clean: ## remove what was built and the example's output
+	$(CARGO) clean
+	rm -rf output/example

@@ -1,0 +1,184 @@
+"""One run of Shelfmill, in one process or as a fleet: started, watched, checked against its files, and told in figures."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+import statistics
+import time
+from datetime import datetime
+
+import processes
+from processes import CORES, BenchError, Child
+from catalog import catalog
+
+JOURNAL = "enriched_products_incremental.jsonl"
+SUMMARY = "analysis_summary.json"
+# A run that is slower than this is broken.
+LEAST_PRODUCTS_PER_S = 20
+# Above this share of the machine, what others did may show in the figures: the round is repeated.
+FOREIGN_LIMIT = 0.08
+REPEATS = 1
+QUIET_PATIENCE_S = 15
+
+
+@dataclasses.dataclass
+class Sample:
+    """One run. Times in seconds, memory in MB (10^6 bytes); `roles` and `servers` by name."""
+
+    products: int
+    wall_s: float
+    calls: int
+    told_per_s: float
+    first_to_last_s: float
+    last_to_first_tenth: float
+    foreign: float
+    roles: dict = dataclasses.field(default_factory=dict)
+    servers: dict = dataclasses.field(default_factory=dict)
+
+    def cpu_s(self):
+        return sum(cost.cpu_s for cost in self.roles.values())
+
+
+@dataclasses.dataclass
+class Cost:
+    cpu_s: float
+    peak_mb: float
+
+
+class Bench:
+    """What all measurements share: the binary, the folders, and the servers once they are needed."""
+
+    def __init__(self, binary, work, catalogs, rounds, concurrency):
+        self.binary, self.work, self.catalogs = binary, pathlib.Path(work), catalogs
+        self.rounds, self.concurrency = rounds, concurrency
+        self.runs = 0
+
+    def log(self, text):
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    def new_folder(self):
+        self.runs += 1
+        return self.work / f"run-{self.runs}"
+
+    def embedded(self, simulator, products, out=None, concurrency=None, calls=None):
+        """`shelfmill run`; `out` of an earlier one resumes it, and then no calls are expected."""
+        name = f"run of {products:,} products"
+        out = out or self.new_folder()
+        command = [self.binary, "run", catalog(self.catalogs, products), "-q", "--out", out]
+        command += ["--base-url", simulator.url, "--concurrency", concurrency or self.concurrency]
+        watched = {"simulator": simulator.child.pid}
+        with self._measuring(name, simulator, out, products, calls, watched) as children:
+            children.append(Child("run", command, self.work / "run.log"))
+        return self.sample
+
+    def fleet(self, rabbitmq, redis, simulator, products, workers, concurrency=None):
+        """Producer, aggregator and workers, until the last has ended."""
+        name = f"fleet of {workers} over {products:,} products"
+        out = self.new_folder()
+        redis.flush()
+        rabbitmq.delete_queues()
+        meet = ["-q", "--run", out.name, "--amqp-url", rabbitmq.url, "--redis-url", redis.url]
+        produce = ["producer", catalog(self.catalogs, products), "--base-url", simulator.url]
+        work = ["worker", "--until-done", "--concurrency", concurrency or self.concurrency]
+        watched = {"simulator": simulator.child.pid, "RabbitMQ": rabbitmq.child.pid, "Redis": redis.child.pid}
+        with self._measuring(name, simulator, out, products, products, watched) as children:
+            start = lambda role, *args: children.append(
+                Child(role, [self.binary, *args, *meet], self.work / f"{role}.log")
+            )
+            start("producer", *produce)
+            start("aggregator", "aggregator", "--out", out)
+            # A worker that finds no job asks again a second later; the producer is given time to leave it.
+            time.sleep(0.3)
+            for number in range(1, workers + 1):
+                start(f"worker {number}", *work)
+        return self.sample
+
+    @contextlib.contextmanager
+    def _measuring(self, name, simulator, out, products, calls, watched):
+        calls = products if calls is None else calls
+        waited_s = processes.wait_for_quiet(QUIET_PATIENCE_S)
+        if waited_s > 1.5:
+            self.log(f"waited {waited_s:.0f} s for a quieter machine")
+        simulator.reset()
+        for pid in watched.values():
+            processes.forget_peak(pid)
+        before = {server: processes.cpu_seconds(pid) for server, pid in watched.items()}
+        busy, own, began = processes.machine_busy_seconds(), processes.own_seconds(), time.monotonic()
+        children = []
+        yield children
+        processes.finish(children, within_s=60 + products / LEAST_PRODUCTS_PER_S)
+        wall_s = max(child.ended for child in children) - began
+        roles = {child.name: Cost(child.cpu_s, child.peak_kb * 1024 / 1e6) for child in children}
+        servers = {
+            server: Cost(processes.cpu_seconds(pid) - before[server], processes.memory_kb(pid)["VmHWM"] * 1024 / 1e6)
+            for server, pid in watched.items()
+        }
+        ours = sum(cost.cpu_s for cost in [*roles.values(), *servers.values()])
+        ours += processes.own_seconds() - own
+        foreign = max(0.0, processes.machine_busy_seconds() - busy - ours) / (wall_s * CORES)
+        made = simulator.calls()
+        if made != calls:
+            raise BenchError(f"{name}: {made} calls instead of {calls}")
+        told_per_s = check_summary(name, out, products)
+        first_to_last_s, ratio = read_journal(name, out, products)
+        self.sample = Sample(
+            products, wall_s, made, told_per_s, first_to_last_s, ratio, foreign, roles, servers
+        )
+        self.log(
+            f"{name}: {wall_s:.2f} s, {products / wall_s:,.0f}/s, last to first tenth {ratio:.2f}, "
+            f"{describe(roles)}; {describe(servers)}; others used {foreign:.0%}"
+        )
+
+    def repeated(self, measure, rounds=None):
+        """Samples of several rounds; rounds in which others used the machine are repeated, within reason."""
+        rounds = rounds or self.rounds
+        samples = [measure() for _ in range(rounds)]
+        for _ in range(REPEATS):
+            for _ in [sample for sample in samples if sample.foreign > FOREIGN_LIMIT]:
+                samples.append(measure())
+            samples = sorted(samples, key=lambda sample: sample.foreign)[:rounds]
+        return samples
+
+    def discard(self, out):
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def describe(costs):
+    return ", ".join(f"{name} {cost.cpu_s:.1f} s {cost.peak_mb:.0f} MB" for name, cost in costs.items())
+
+
+def check_summary(name, out, products):
+    summary = json.loads((out / SUMMARY).read_text())
+    counts = summary["counts"]
+    if summary["status"] != "complete" or (counts["input"], counts["completed"]) != (products, products):
+        raise BenchError(f"{name}: the summary says {summary['status']}, {counts}")
+    return summary["products_per_second"]
+
+
+def read_journal(name, out, products):
+    """Seconds from the first to the last line, and of the last tenth against the first; every product has one line."""
+    marks = {line: None for line in (0, products // 10, products - 1 - products // 10, products - 1)}
+    seen = bytearray(products + 1)
+    lines = 0
+    with open(out / JOURNAL, "rb") as file:
+        for lines, line in enumerate(file, 1):
+            number = int(line[len(b'{"id":"SKU-'):line.index(b'"', len(b'{"id":"'))])
+            seen[number] = 1
+            if lines - 1 in marks:
+                marks[lines - 1] = seconds(json.loads(line)["meta"]["completed_at"])
+    if lines != products or sum(seen) != products:
+        raise BenchError(f"{name}: {lines} lines of {sum(seen)} products instead of {products}")
+    first, tenth, ninth, last = marks.values()
+    return last - first, (last - ninth) / max(tenth - first, 0.001)
+
+
+def seconds(timestamp):
+    """Of `2026-01-31T12:00:00.123456789Z`."""
+    whole, _, fraction = timestamp.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(whole + "+00:00").timestamp() + float("0." + (fraction or "0"))
+
+
+def median(samples, figure):
+    return statistics.median(figure(sample) for sample in samples)

@@ -1,0 +1,168 @@
+"""Child processes: what each cost, and that none outlives the benchmark.
+
+CPU seconds are the kernel's (`wait4`), exact and final. So is `ru_maxrss`, with one trap: a child inherits the
+peak of the process that started it, so a figure no higher than our own peak says nothing about the child. Then
+the last `VmHWM` that was sampled counts.
+"""
+
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import time
+
+SAMPLE_EVERY_S = 0.1
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+CORES = os.cpu_count() or 1
+LOG_TAIL_BYTES = 4_000
+
+# Ends a child even if this process is killed with SIGKILL.
+_LEASH = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+
+_alive = []
+
+
+class BenchError(Exception):
+    """Something that makes every figure worthless; told as it is."""
+
+
+def clean_environment(extra=None):
+    """Ours, without what would change where the children connect to or what they do."""
+    foreign = ("OPENAI_", "SHELFMILL_", "RABBITMQ_", "ERL_", "RUST_LOG")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(foreign) and not name.lower().endswith("_proxy") and name != "NOTIFY_SOCKET"
+    }
+    return environment | (extra or {})
+
+
+class Child:
+    """A running or ended process, in a session of its own, so that a Ctrl-C reaches only us."""
+
+    def __init__(self, name, command, log, environment=None, stdout=None):
+        self.name, self.log = name, log
+        self.cpu_s = self.ended = self.status = None
+        self.started = time.monotonic()
+        self.floor_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.peak_kb = 0
+        with open(log, "ab") as file:
+            self.popen = subprocess.Popen(
+                [*_LEASH, *map(str, command)],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout or file,
+                stderr=file,
+                env=clean_environment(environment),
+                cwd=os.path.dirname(log),
+                start_new_session=True,
+            )
+        self.pid = self.popen.pid
+        _alive.append(self)
+
+    def sample(self):
+        self.peak_kb = max(self.peak_kb, memory_kb(self.pid)["VmHWM"])
+
+    def has_ended(self):
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def reap(self):
+        """To be called when the process has ended, or is about to."""
+        _, status, usage = os.wait4(self.pid, 0)
+        self.ended = time.monotonic()
+        self.status = self.popen.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu_s = usage.ru_utime + usage.ru_stime
+        if usage.ru_maxrss > self.floor_kb:
+            self.peak_kb = usage.ru_maxrss
+        _alive.remove(self)
+
+    def kill(self):
+        if self.ended is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.reap()
+
+    def tail(self):
+        with open(self.log, "rb") as file:
+            file.seek(max(0, os.path.getsize(self.log) - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace")
+
+
+def finish(children, within_s):
+    """Waits until all have ended with exit 0."""
+    deadline = time.monotonic() + within_s
+    pending = {os.pidfd_open(child.pid): child for child in children}
+    try:
+        while pending:
+            ended, _, _ = select.select(list(pending), [], [], SAMPLE_EVERY_S)
+            for fd in ended:
+                child = pending.pop(fd)
+                os.close(fd)
+                child.reap()
+                if child.status != 0:
+                    raise BenchError(f"{child.name} ended with {child.status}:\n{child.tail()}")
+            for child in pending.values():
+                child.sample()
+            if pending and time.monotonic() > deadline:
+                names = ", ".join(child.name for child in pending.values())
+                tails = "\n".join(child.tail() for child in pending.values())
+                raise BenchError(f"not done within {within_s:.0f} s: {names}\n{tails}")
+    finally:
+        for fd in pending:
+            os.close(fd)
+
+
+def stop_all():
+    for child in reversed(_alive[:]):
+        child.kill()
+
+
+def memory_kb(pid):
+    """`VmRSS` and `VmHWM`; zeros for a process that has just ended."""
+    found = {"VmRSS": 0, "VmHWM": 0}
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name in found:
+                    found[name] = int(value.split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found
+
+
+def forget_peak(pid):
+    """Lets `VmHWM` start again from what the process holds now."""
+    with open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+
+
+def cpu_seconds(pid):
+    """Of a running process and of its children that have ended."""
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / TICKS_PER_S
+
+
+def machine_busy_seconds():
+    """Of all cores, also what the hypervisor took from them; idle and waiting for the disk do not count."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S
+
+
+def own_seconds():
+    times = os.times()
+    return times.user + times.system
+
+
+def wait_for_quiet(patience_s):
+    """Waits while others use more than a tenth of the machine; how long it waited."""
+    began = time.monotonic()
+    while (left_s := patience_s - (time.monotonic() - began)) > 0:
+        ours = lambda: own_seconds() + sum(cpu_seconds(child.pid) for child in _alive)
+        busy, own = machine_busy_seconds(), ours()
+        time.sleep(min(1.0, left_s))
+        if (machine_busy_seconds() - busy) - (ours() - own) < 0.1 * CORES:
+            break
+    return time.monotonic() - began

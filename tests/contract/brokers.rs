@@ -1,0 +1,215 @@
+use std::time::Duration;
+
+use shelfmill_pipeline::{
+    broker::{Broker, Connect, Consumer, Delivery, MemoryBroker, RabbitBroker, RabbitConfig},
+    message::{Outcome, Rejects, Task},
+    shutdown::Stopper,
+};
+use tokio::time::timeout;
+
+use super::fresh_run;
+use crate::support::rabbitmq;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn rabbit(run: &str) -> RabbitBroker {
+    let config = RabbitConfig {
+        url: rabbitmq::shared().url().into(),
+        run: run.to_owned(),
+        client_name: "contract".to_owned(),
+        ca_file: None,
+        connect: Connect::Forever,
+    };
+    RabbitBroker::new(config, Stopper::new()).unwrap()
+}
+
+/// Each test runs over both brokers; the name says which one failed.
+macro_rules! over_both_brokers {
+    ($($test:ident),+ $(,)?) => {
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() { super::$test(&super::MemoryBroker::new(16)).await; })+
+        }
+        mod rabbit {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() { super::$test(&super::rabbit(&super::fresh_run(stringify!($test)))).await; })+
+        }
+    };
+}
+
+over_both_brokers!(
+    what_is_published_is_delivered_whole,
+    an_acknowledged_task_does_not_come_again,
+    a_task_that_is_retried_comes_again_as_it_now_is,
+    a_delay_is_waited_for,
+    outcomes_come_in_the_order_they_were_published,
+    waiting_for_a_message_can_be_given_up_without_losing_one,
+);
+
+fn task(id: &str) -> Task {
+    let product = serde_json::value::to_raw_value(&serde_json::json!({"id": id, "title": "größer\n"})).unwrap();
+    Task::new(id.to_owned(), 7, product)
+}
+
+async fn next<M>(consumer: &mut Box<dyn Consumer<M>>) -> Delivery<M> {
+    timeout(DEADLINE, consumer.next()).await.expect("a message in time").unwrap()
+}
+
+async fn nothing_comes<M>(consumer: &mut Box<dyn Consumer<M>>) {
+    // Long enough for a broker on this machine to deliver what it has.
+    assert!(timeout(Duration::from_millis(700), consumer.next()).await.is_err(), "a message nobody expects");
+}
+
+async fn what_is_published_is_delivered_whole(broker: &dyn Broker) {
+    let sent = task("a");
+    broker.publish_task(&sent).await.unwrap();
+    let mut tasks = broker.tasks(4).await.unwrap();
+    let got = next(&mut tasks).await;
+    assert_eq!(got.message.encode(), sent.encode());
+    got.ack().await.unwrap();
+}
+
+async fn an_acknowledged_task_does_not_come_again(broker: &dyn Broker) {
+    for id in ["a", "b"] {
+        broker.publish_task(&task(id)).await.unwrap();
+    }
+    let mut tasks = broker.tasks(4).await.unwrap();
+    for id in ["a", "b"] {
+        let got = next(&mut tasks).await;
+        assert_eq!(got.message.id, id);
+        got.ack().await.unwrap();
+    }
+    nothing_comes(&mut tasks).await;
+    assert_eq!(broker.depths().await.unwrap().tasks, 0);
+}
+
+async fn a_task_that_is_retried_comes_again_as_it_now_is(broker: &dyn Broker) {
+    broker.publish_task(&task("a")).await.unwrap();
+    let mut tasks = broker.tasks(4).await.unwrap();
+    let mut got = next(&mut tasks).await;
+    got.message.attempts = 3;
+    got.message.spent.calls = 4;
+    got.retry_later(Duration::ZERO).await.unwrap();
+    let again = next(&mut tasks).await;
+    assert_eq!((again.message.attempts, again.message.spent.calls), (3, 4));
+    again.ack().await.unwrap();
+    nothing_comes(&mut tasks).await;
+}
+
+async fn a_delay_is_waited_for(broker: &dyn Broker) {
+    broker.publish_task(&task("a")).await.unwrap();
+    let mut tasks = broker.tasks(4).await.unwrap();
+    let asked = tokio::time::Instant::now();
+    next(&mut tasks).await.retry_later(Duration::from_secs(2)).await.unwrap();
+    // Others go on meanwhile.
+    broker.publish_task(&task("b")).await.unwrap();
+    let other = next(&mut tasks).await;
+    assert_eq!(other.message.id, "b");
+    other.ack().await.unwrap();
+    let again = next(&mut tasks).await;
+    assert_eq!(again.message.id, "a");
+    assert!(asked.elapsed() >= Duration::from_secs(2), "{:?}", asked.elapsed());
+    again.ack().await.unwrap();
+}
+
+async fn outcomes_come_in_the_order_they_were_published(broker: &dyn Broker) {
+    let mut outcomes = broker.outcomes(16).await.unwrap();
+    for first in 1..=10 {
+        let rejects = Rejects { scan: 1, first, lines: Vec::new() };
+        broker.publish_outcome(&Outcome::Rejected(rejects)).await.unwrap();
+    }
+    for expected in 1..=10 {
+        let got = next(&mut outcomes).await;
+        assert!(matches!(&got.message, Outcome::Rejected(rejects) if rejects.first == expected));
+        got.ack().await.unwrap();
+    }
+}
+
+async fn waiting_for_a_message_can_be_given_up_without_losing_one(broker: &dyn Broker) {
+    let mut tasks = broker.tasks(4).await.unwrap();
+    for number in 0..5 {
+        for _ in 0..20 {
+            let _ = timeout(Duration::from_micros(50), tasks.next()).await.map(|_| panic!("nothing was published"));
+        }
+        broker.publish_task(&task(&number.to_string())).await.unwrap();
+        let got = next(&mut tasks).await;
+        assert_eq!(got.message.id, number.to_string());
+        got.ack().await.unwrap();
+    }
+}
+
+// What only a broker between processes can promise.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_consumer_had_comes_again_to_another() {
+    let run = fresh_run("dead-consumer");
+    let (first, second) = (rabbit(&run), rabbit(&run));
+    first.publish_task(&task("a")).await.unwrap();
+    let mut tasks = first.tasks(4).await.unwrap();
+    let held = next(&mut tasks).await;
+    let mut others = second.tasks(4).await.unwrap();
+    nothing_comes(&mut others).await;
+    drop((tasks, held, first));
+    let again = next(&mut others).await;
+    assert_eq!(again.message.id, "a");
+    again.ack().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_consumer_gives_back_what_it_fetched() {
+    let run = fresh_run("closed-consumer");
+    let broker = rabbit(&run);
+    for number in 0..5 {
+        broker.publish_task(&task(&number.to_string())).await.unwrap();
+    }
+    let mut tasks = broker.tasks(10).await.unwrap();
+    let held = next(&mut tasks).await;
+    tasks.close().await.unwrap();
+    let mut others = rabbit(&run).tasks(10).await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let got = next(&mut others).await;
+        ids.push(got.message.id.clone());
+        got.ack().await.unwrap();
+    }
+    ids.sort();
+    assert_eq!(ids, ["1", "2", "3", "4"]);
+    // The connection of what is still held is open: it can be settled.
+    held.ack().await.unwrap();
+    drop(tasks);
+    nothing_comes(&mut others).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_aggregators_one_gets_the_outcomes_and_the_other_takes_over() {
+    let run = fresh_run("single-active");
+    let (first, second) = (rabbit(&run), rabbit(&run));
+    let mut active = first.outcomes(4).await.unwrap();
+    let mut standby = second.outcomes(4).await.unwrap();
+    let outcome = |number| Outcome::Rejected(Rejects { scan: 1, first: number, lines: Vec::new() });
+    first.publish_outcome(&outcome(1)).await.unwrap();
+    next(&mut active).await.ack().await.unwrap();
+    nothing_comes(&mut standby).await;
+    drop((active, first));
+    second.publish_outcome(&outcome(2)).await.unwrap();
+    next(&mut standby).await.ack().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_publishes_at_once_are_all_confirmed() {
+    let broker = std::sync::Arc::new(rabbit(&fresh_run("window")));
+    let mut publishes = tokio::task::JoinSet::new();
+    for number in 0..3_000 {
+        let broker = broker.clone();
+        publishes.spawn(async move { broker.publish_task(&task(&number.to_string())).await.unwrap() });
+    }
+    timeout(DEADLINE, publishes.join_all()).await.expect("all confirmed in time");
+    let mut tasks = broker.tasks(500).await.unwrap();
+    let mut ids = std::collections::HashSet::new();
+    for _ in 0..3_000 {
+        let got = next(&mut tasks).await;
+        ids.insert(got.message.id.clone());
+        got.ack().await.unwrap();
+    }
+    assert_eq!(ids.len(), 3_000);
+}

@@ -1,0 +1,271 @@
+use std::time::Duration;
+
+use shelfmill_pipeline::{
+    broker::Connect,
+    failure::FailureClass,
+    identity::IdHash,
+    job::{Job, Limits},
+    ledger::{
+        Admission, Begun, Claim, Done, EmbeddedLedger, JournalMark, Ledger, RedisConfig, RedisLedger, State,
+    },
+    message::{Outcome, Rejects},
+    shutdown::Stopper,
+};
+
+use super::fresh_run;
+use crate::support::redis;
+
+const LEASE: Duration = Duration::from_secs(30);
+
+fn in_redis(run: &str) -> RedisLedger {
+    let config = RedisConfig {
+        url: redis::shared().url().into(),
+        run: run.to_owned(),
+        ca_file: None,
+        connect: Connect::Forever,
+    };
+    RedisLedger::new(&config, Stopper::new()).unwrap()
+}
+
+/// Each test runs over both ledgers; the name says which one failed.
+macro_rules! over_both_ledgers {
+    ($($test:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() { super::$test(&super::EmbeddedLedger::new()).await; })+
+        }
+        mod in_redis {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() { super::$test(&super::in_redis(&super::fresh_run(stringify!($test)))).await; })+
+        }
+    };
+}
+
+over_both_ledgers!(
+    a_run_keeps_the_question_it_began_with,
+    a_product_is_admitted_once_per_scan,
+    one_of_many_gets_a_product_and_asking_again_changes_nothing,
+    a_released_product_is_free_again,
+    an_answer_is_handed_out_instead_of_a_claim,
+    what_is_recorded_is_done_and_counted_once,
+    a_result_follows_a_failure_and_nothing_follows_a_result,
+    products_that_were_never_admitted_can_be_recorded,
+    pace_and_pause_hold_for_all,
+    a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line,
+);
+
+fn hash(id: &str) -> IdHash {
+    IdHash::of(id)
+}
+
+fn mark(size_bytes: u64) -> JournalMark {
+    JournalMark { journal: "j".to_owned(), place: "/here".to_owned(), size_bytes }
+}
+
+fn failed(id: &str, class: FailureClass) -> Done<'static> {
+    Done::Failed { hash: hash(id), class, line: "{}" }
+}
+
+fn outcome(number: u64) -> Outcome {
+    Outcome::Rejected(Rejects { scan: number, first: 1, lines: Vec::new() })
+}
+
+async fn scan(ledger: &dyn Ledger) -> u64 {
+    ledger.begin_scan("producer").await.unwrap().expect("no other producer")
+}
+
+async fn a_run_keeps_the_question_it_began_with(ledger: &dyn Ledger) {
+    assert_eq!(ledger.job().await.unwrap(), None);
+    let job = Job::default();
+    assert_eq!(ledger.begin(&job, false).await.unwrap(), Begun::Accepted);
+    assert_eq!(ledger.begin(&job, false).await.unwrap(), Begun::Accepted);
+    let mut faster = job.clone();
+    faster.limits.concurrency = 99;
+    assert_eq!(ledger.begin(&faster, false).await.unwrap(), Begun::Accepted);
+    assert_eq!(ledger.job().await.unwrap(), Some(faster.clone()));
+    let mut other = job.clone();
+    other.llm.model = "another".to_owned();
+    let refused = Begun::Changed { differences: vec!["model"] };
+    assert_eq!(ledger.begin(&other, false).await.unwrap(), refused);
+    assert_eq!(ledger.job().await.unwrap(), Some(faster));
+    assert_eq!(ledger.begin(&other, true).await.unwrap(), Begun::Accepted);
+    assert_eq!(ledger.job().await.unwrap(), Some(other));
+}
+
+async fn a_product_is_admitted_once_per_scan(ledger: &dyn Ledger) {
+    ledger.record(&[Done::Completed(hash("c")), failed("f", FailureClass::Timeout)], &mark(1)).await.unwrap();
+    let scan = scan(ledger).await;
+    let products = ["o", "c", "f", "o"].map(hash);
+    let admitted = ledger.admit(scan, 1, &products).await.unwrap();
+    let open = Admission::Open { spent: Default::default() };
+    assert_eq!(admitted, [open, Admission::Completed, Admission::Failed, Admission::Duplicate]);
+    assert_eq!(ledger.admit(scan, 1, &products).await.unwrap(), admitted, "the same call again");
+    let later = ledger.admit(scan, 2, &[hash("c"), hash("new")]).await.unwrap();
+    assert_eq!(later, [Admission::Duplicate, open]);
+    let counts = ledger.progress().await.unwrap().scan.unwrap();
+    assert_eq!((counts.total, counts.completed, counts.failed), (4, 1, 1));
+}
+
+async fn one_of_many_gets_a_product_and_asking_again_changes_nothing(ledger: &dyn Ledger) {
+    let product = hash("a");
+    for _ in 0..2 {
+        let claim = ledger.claim(product, "one", LEASE).await.unwrap();
+        assert!(matches!(claim, Claim::Granted { repeated: false }), "{claim:?}");
+        let claim = ledger.claim(product, "two", LEASE).await.unwrap();
+        assert!(matches!(claim, Claim::Busy), "{claim:?}");
+    }
+    ledger.renew(&[(product, "one".to_owned()), (hash("never"), "one".to_owned())], LEASE).await.unwrap();
+    let claim = ledger.claim(hash("never"), "two", LEASE).await.unwrap();
+    assert!(matches!(claim, Claim::Granted { .. }), "renewing makes no claim: {claim:?}");
+}
+
+async fn a_released_product_is_free_again(ledger: &dyn Ledger) {
+    let product = hash("a");
+    ledger.claim(product, "one", LEASE).await.unwrap();
+    ledger.release(product, "two").await.unwrap();
+    assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Busy));
+    ledger.release(product, "one").await.unwrap();
+    ledger.release(product, "one").await.unwrap();
+    let claim = ledger.claim(product, "two", LEASE).await.unwrap();
+    assert!(matches!(claim, Claim::Granted { repeated: false }), "{claim:?}");
+}
+
+async fn an_answer_is_handed_out_instead_of_a_claim(ledger: &dyn Ledger) {
+    let product = hash("a");
+    ledger.claim(product, "one", LEASE).await.unwrap();
+    ledger.put_answer(product, "one", &outcome(1)).await.unwrap();
+    ledger.put_answer(product, "late", &outcome(2)).await.unwrap();
+    let claim = ledger.claim(product, "two", LEASE).await.unwrap();
+    assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
+    ledger.record(&[Done::Completed(product)], &mark(1)).await.unwrap();
+    ledger.put_answer(product, "later still", &outcome(3)).await.unwrap();
+    assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Done));
+}
+
+async fn what_is_recorded_is_done_and_counted_once(ledger: &dyn Ledger) {
+    assert_eq!(ledger.journal().await.unwrap(), None);
+    let done = [Done::Completed(hash("a")), failed("b", FailureClass::Timeout)];
+    for _ in 0..2 {
+        ledger.record(&done, &mark(10)).await.unwrap();
+    }
+    let states = ledger.states(&["a", "b", "c"].map(hash)).await.unwrap();
+    assert_eq!(states, [State::Completed, State::Failed, State::Open]);
+    for id in ["a", "b"] {
+        assert!(matches!(ledger.claim(hash(id), "one", LEASE).await.unwrap(), Claim::Done));
+    }
+    let progress = ledger.progress().await.unwrap();
+    assert_eq!((progress.completed, progress.failed), (1, 1));
+    assert_eq!(progress.failures, [(FailureClass::Timeout, 1)]);
+    assert_eq!(ledger.journal().await.unwrap(), Some(mark(10)));
+}
+
+async fn a_result_follows_a_failure_and_nothing_follows_a_result(ledger: &dyn Ledger) {
+    let scan = scan(ledger).await;
+    ledger.admit(scan, 1, &[hash("a")]).await.unwrap();
+    ledger.record(&[failed("a", FailureClass::Malformed)], &mark(1)).await.unwrap();
+    ledger.record(&[Done::Completed(hash("a"))], &mark(2)).await.unwrap();
+    ledger.record(&[failed("a", FailureClass::Timeout)], &mark(3)).await.unwrap();
+    let progress = ledger.progress().await.unwrap();
+    assert_eq!((progress.completed, progress.failed, progress.failures), (1, 0, vec![]));
+    let counts = progress.scan.unwrap();
+    assert_eq!((counts.completed, counts.failed), (1, 0));
+}
+
+async fn products_that_were_never_admitted_can_be_recorded(ledger: &dyn Ledger) {
+    // So is a ledger rebuilt from the journal before the input is read.
+    let done: Vec<_> = (0..1_000).map(|number| Done::Completed(hash(&number.to_string()))).collect();
+    ledger.record(&done, &mark(1)).await.unwrap();
+    let scan = scan(ledger).await;
+    let products: Vec<_> = (990..1_010).map(|number| hash(&number.to_string())).collect();
+    let admitted = ledger.admit(scan, 1, &products).await.unwrap();
+    assert_eq!(admitted.iter().filter(|admission| **admission == Admission::Completed).count(), 10);
+    let counts = ledger.progress().await.unwrap().scan.unwrap();
+    assert_eq!((counts.total, counts.completed), (20, 10));
+}
+
+async fn pace_and_pause_hold_for_all(ledger: &dyn Ledger) {
+    let limits = Limits { delay_ms: 10_000, ..Limits::default() };
+    assert_eq!(ledger.reserve_call(&limits, 1).await.unwrap(), Duration::ZERO);
+    let second = ledger.reserve_call(&limits, 1).await.unwrap();
+    assert!(second > Duration::from_secs(8) && second <= Duration::from_secs(10), "{second:?}");
+    ledger.pause(Duration::from_secs(60)).await.unwrap();
+    ledger.pause(Duration::from_secs(1)).await.unwrap();
+    let paused = ledger.reserve_call(&Limits::default(), 1).await.unwrap();
+    assert!(paused > Duration::from_secs(58) && paused <= Duration::from_secs(60), "{paused:?}");
+}
+
+async fn a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line(ledger: &dyn Ledger) {
+    let scan = scan(ledger).await;
+    ledger.admit(scan, 1, &["a", "b"].map(hash)).await.unwrap();
+    ledger.record(&[Done::Completed(hash("a")), failed("b", FailureClass::Timeout)], &mark(1)).await.unwrap();
+    assert!(!ledger.progress().await.unwrap().scan.unwrap().is_complete(), "not sealed");
+    for _ in 0..2 {
+        ledger.seal(scan, 3).await.unwrap();
+    }
+    let progress = ledger.progress().await.unwrap();
+    assert!(progress.scan.unwrap().is_complete());
+    assert_eq!((progress.total(), progress.done(), progress.scan.unwrap().rejected), (Some(2), (1, 1), 3));
+}
+
+// What only a ledger between processes can promise.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_ran_out_is_granted_to_another_and_said_to_be_repeated() {
+    let ledger = in_redis(&fresh_run("lease"));
+    let product = hash("a");
+    ledger.claim(product, "one", Duration::from_millis(1)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Busy) {}
+    })
+    .await
+    .expect("the lease runs out");
+    let again = ledger.claim(product, "two", LEASE).await.unwrap();
+    assert!(matches!(again, Claim::Granted { repeated: true }), "the same reply again: {again:?}");
+    ledger.renew(&[(product, "one".to_owned())], LEASE).await.unwrap();
+    ledger.release(product, "one").await.unwrap();
+    assert!(matches!(ledger.claim(product, "three", LEASE).await.unwrap(), Claim::Busy));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_producer_reads_and_one_aggregator_writes_at_a_time() {
+    let ledger = in_redis(&fresh_run("turns"));
+    let first = ledger.begin_scan("one").await.unwrap().unwrap();
+    assert_eq!(ledger.begin_scan("one").await.unwrap(), Some(first), "the same call again");
+    assert_eq!(ledger.begin_scan("two").await.unwrap(), None);
+    ledger.drop_scan(first).await.unwrap();
+    let second = ledger.begin_scan("two").await.unwrap().unwrap();
+    assert!(second > first);
+    ledger.admit(first, 1, &[hash("a")]).await.unwrap_err();
+    ledger.seal(first, 0).await.unwrap_err();
+    ledger.seal(second, 0).await.unwrap();
+
+    assert_eq!(ledger.hold_pen("one", LEASE).await.unwrap(), Ok(()));
+    assert_eq!(ledger.hold_pen("two", LEASE).await.unwrap(), Err("one".to_owned()));
+    ledger.drop_pen("one").await.unwrap();
+    assert_eq!(ledger.hold_pen("two", LEASE).await.unwrap(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_products_can_be_put_back() {
+    let ledger = in_redis(&fresh_run("requeue"));
+    let scan = scan(&ledger).await;
+    ledger.admit(scan, 1, &[hash("SM-1")]).await.unwrap();
+    let golden = include_str!("../../pipeline/golden/failed.v1.json");
+    let Outcome::Failed(line) = Outcome::decode(golden.trim_end().as_bytes()).unwrap() else { panic!("not failed") };
+    let done = Done::Failed { hash: line.hash(), class: FailureClass::Malformed, line: line.json() };
+    ledger.record(&[done], &mark(1)).await.unwrap();
+
+    let (cursor, products) = ledger.failed_products(0).await.unwrap();
+    assert_eq!((cursor, products.len()), (0, 1));
+    let task = &products[0].task;
+    assert_eq!((task.id.as_str(), task.seq, task.attempts, task.spent.calls), ("SM-1", 1, 0, 2));
+    for expected in [1, 0] {
+        assert_eq!(ledger.reopen(&[task.hash()]).await.unwrap(), expected);
+    }
+    assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 1, "kept until it is published");
+    ledger.forget_failures(&[task.hash()]).await.unwrap();
+    assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 0);
+    assert!(matches!(ledger.claim(task.hash(), "one", LEASE).await.unwrap(), Claim::Granted { repeated: false }));
+    let progress = ledger.progress().await.unwrap();
+    assert_eq!((progress.failed, progress.scan.unwrap().failed, progress.failures), (0, 0, vec![]));
+}

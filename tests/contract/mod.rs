@@ -1,0 +1,12 @@
+//! One suite for each interface, over both of its implementations: what a role may rely on, whichever it gets.
+
+mod brokers;
+mod ledgers;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A run nobody else uses.
+fn fresh_run(what: &str) -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    format!("{what}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+}
