@@ -5,6 +5,7 @@ peak of the process that started it, so a figure no higher than our own peak say
 the last `VmHWM` that was sampled counts.
 """
 
+import contextlib
 import os
 import resource
 import select
@@ -48,7 +49,7 @@ class Child:
         self.started = time.monotonic()
         self.floor_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self.peak_kb = 0
-        with open(log, "ab") as file:
+        with open(log, "wb") as file:
             self.popen = subprocess.Popen(
                 [*_LEASH, *map(str, command)],
                 stdin=subprocess.DEVNULL,
@@ -62,7 +63,9 @@ class Child:
         _alive.append(self)
 
     def sample(self):
-        self.peak_kb = max(self.peak_kb, memory_kb(self.pid)["VmHWM"])
+        """The highest resident set so far."""
+        self.peak_kb = max(self.peak_kb, peak_kb(self.pid))
+        return self.peak_kb
 
     def has_ended(self):
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -88,8 +91,8 @@ class Child:
             return file.read().decode(errors="replace")
 
 
-def finish(children, within_s):
-    """Waits until all have ended with exit 0."""
+def finish(children, within_s, beside=()):
+    """Waits until all have ended with exit 0, while those beside them must not end."""
     deadline = time.monotonic() + within_s
     pending = {os.pidfd_open(child.pid): child for child in children}
     try:
@@ -103,6 +106,10 @@ def finish(children, within_s):
                     raise BenchError(f"{child.name} ended with {child.status}:\n{child.tail()}")
             for child in pending.values():
                 child.sample()
+            for server in beside:
+                if server.has_ended():
+                    server.reap()
+                    raise BenchError(f"{server.name} ended with {server.status} in mid-run:\n{server.tail()}")
             if pending and time.monotonic() > deadline:
                 names = ", ".join(child.name for child in pending.values())
                 tails = "\n".join(child.tail() for child in pending.values())
@@ -117,23 +124,18 @@ def stop_all():
         child.kill()
 
 
-def memory_kb(pid):
-    """`VmRSS` and `VmHWM`; zeros for a process that has just ended."""
-    found = {"VmRSS": 0, "VmHWM": 0}
-    try:
+def peak_kb(pid):
+    """`VmHWM`; nothing for a process that has just ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                if name in found:
-                    found[name] = int(value.split()[0])
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return found
+            return next((int(line.split()[1]) for line in file if line.startswith("VmHWM")), 0)
+    return 0
 
 
-def forget_peak(pid):
-    """Lets `VmHWM` start again from what the process holds now."""
-    with open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as file:
+def forget_peak(child):
+    """Lets the peak start again from what the process holds now."""
+    child.peak_kb = 0
+    with open(f"/proc/{child.pid}/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
 
 

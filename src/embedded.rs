@@ -55,13 +55,10 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
     let name = args.run.as_deref().unwrap_or(DEFAULT_RUN);
     let out = out_folder(args.out.clone(), args.run.as_deref());
     let input = job::input(&args.input);
-    // Opened once to see that it can be: a bad input leaves no folder behind.
+    // A bad input leaves no folder behind.
     tokio::task::spawn_blocking({
         let input = input.clone();
-        move || match input.source {
-            shelfmill_producer::input::Source::Stdin => Ok(()),
-            shelfmill_producer::input::Source::File(_) => shelfmill_producer::input::open(&input).map(drop),
-        }
+        move || shelfmill_producer::check_opens(&input)
     })
     .await??;
     let (folder, ledger) = open(&args, &out, name, &job).await?;

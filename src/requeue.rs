@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, process::ExitCode};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use shelfmill_aggregator::Folder;
 use shelfmill_pipeline::{
     broker::{Broker, Connect},
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
         (_, out) => {
             let out = out_folder(out.clone(), None);
             let record = Folder::read_record(&out)?;
-            let record = record.with_context(|| {
+            let record = record.ok_or_else(|| {
                 Usage(format!("there is no run in {}; name its folder with --out, or a fleet's run with --run", out.display()))
             })?;
             if record.job.is_none() {

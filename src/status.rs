@@ -76,7 +76,7 @@ async fn of_fleet(run: &str, ledger: &RedisLedger) -> anyhow::Result<Report> {
     ledger
         .job()
         .await?
-        .with_context(|| Usage(format!("there is no run '{run}' in this Redis; start its producer first")))?;
+        .ok_or_else(|| Usage(format!("there is no run '{run}' in this Redis; start its producer first")))?;
     let progress = ledger.progress().await?;
     let (completed, failed) = progress.done();
     let report = Report {
@@ -91,7 +91,7 @@ async fn of_fleet(run: &str, ledger: &RedisLedger) -> anyhow::Result<Report> {
 
 /// From the files alone: a run in another process keeps its ledger to itself.
 fn of_folder(out: &Path) -> anyhow::Result<Report> {
-    let record = Folder::read_record(out)?.with_context(|| {
+    let record = Folder::read_record(out)?.ok_or_else(|| {
         Usage(format!("there is no run in {}; name its folder with --out, or a fleet's run with --run", out.display()))
     })?;
     let count = |name: &str| count_lines(&out.join(name)).with_context(|| format!("cannot read {name}"));

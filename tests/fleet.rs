@@ -238,7 +238,7 @@ fn rejects_travel_to_the_aggregator() {
 
 #[test]
 fn a_second_aggregator_stands_by_and_a_folder_without_the_results_is_refused() {
-    let fleet = Fleet::new("standby", 200, &["--latency", "100ms"]);
+    let fleet = Fleet::new("standby", 200, &["--latency", "1s"]);
     let workers = fleet.workers(1);
     let first = fleet.aggregator().start();
     ended(fleet.producer().run(DEADLINE));

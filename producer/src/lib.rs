@@ -6,4 +6,4 @@
 pub mod input;
 mod scan;
 
-pub use scan::{ProducerConfig, ScanReport, StrictReject, run};
+pub use scan::{ProducerConfig, ScanReport, StrictReject, check_opens, run};

@@ -81,6 +81,14 @@ pub struct ScanReport {
 #[error("line {}: {} ({}); without --strict such records are written to rejected_products.jsonl and skipped", .0.line, .0.detail, .0.reason)]
 pub struct StrictReject(pub RejectLine);
 
+/// Whether the input can be opened; reads nothing of standard input.
+pub fn check_opens(input: &InputOptions) -> Result<(), InputError> {
+    match input.source {
+        Source::Stdin => input.format.map(drop).ok_or(InputError::FormatOfStdin),
+        Source::File(_) => input::open(input).map(drop),
+    }
+}
+
 /// Reads the input to its end, or until the stopper stops it.
 pub async fn run(
     config: ProducerConfig,

@@ -28,9 +28,10 @@ use lapin::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, mpsc},
     time::{sleep, timeout},
 };
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Broker, BrokerError, Consumer, Delivery, Depths, Receipt,
@@ -126,15 +127,8 @@ impl RabbitBroker {
         })
     }
 
-    async fn consume<M: Decode>(
-        &self,
-        queue: &str,
-        prefetch: u16,
-    ) -> Result<Box<dyn Consumer<M>>, BrokerError> {
-        let mut consumer =
-            RabbitConsumer { shared: Arc::clone(&self.shared), queue: queue.to_owned(), prefetch, live: None };
-        consumer.connect().await?;
-        Ok(Box::new(consumer))
+    async fn consume<M: Wire>(&self, queue: &str, prefetch: u16) -> Result<Box<dyn Consumer<M>>, BrokerError> {
+        Ok(Box::new(RabbitConsumer::start(Arc::clone(&self.shared), queue, prefetch).await?))
     }
 }
 
@@ -185,7 +179,7 @@ impl Shared {
             let reason = match timeout(CONNECT_TIMEOUT, self.try_open(purpose)).await {
                 Ok(Ok(link)) => {
                     if told {
-                        tracing::info!(at = self.at, purpose, "connected to RabbitMQ");
+                        tracing::info!(at = self.at, purpose, "RabbitMQ is there");
                     }
                     return Ok(Arc::new(link));
                 }
@@ -361,101 +355,164 @@ impl From<lapin::Error> for Trouble {
     }
 }
 
-trait Decode: Sized + Send + 'static {
+/// A message, to the wire and back.
+trait Wire: Sized + Send + 'static {
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+    fn encode(&self) -> Vec<u8>;
 }
 
-impl Decode for Task {
+impl Wire for Task {
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::decode(bytes)
     }
-}
 
-impl Decode for Outcome {
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        Self::decode(bytes)
+    fn encode(&self) -> Vec<u8> {
+        self.encode()
     }
 }
 
-struct RabbitConsumer {
+impl Wire for Outcome {
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode(bytes)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        self.encode()
+    }
+}
+
+/// A message with its receipt, on its way from the connection to whoever asks for the next one.
+type Fetched<M> = (M, RabbitReceipt);
+
+/// The connection is kept by a task of its own, so that giving up waiting for a message never interrupts the
+/// making of a connection.
+struct RabbitConsumer<M> {
     shared: Arc<Shared>,
     queue: String,
-    prefetch: u16,
-    live: Option<(Arc<Link>, lapin::Consumer)>,
+    fetched: mpsc::Receiver<Result<Fetched<M>, BrokerError>>,
+    closing: CancellationToken,
+    pump: AbortOnDropHandle<Option<Live>>,
 }
 
-impl RabbitConsumer {
-    async fn connect(&mut self) -> Result<&mut (Arc<Link>, lapin::Consumer), BrokerError> {
-        while self.live.is_none() {
-            let link = self.shared.open("consume").await?;
-            match self.subscribe(&link).await {
-                Ok(stream) => self.live = Some((link, stream)),
+/// A subscription, and the connection it lives on.
+type Live = (Arc<Link>, lapin::Consumer);
+
+impl<M: Wire> RabbitConsumer<M> {
+    async fn start(shared: Arc<Shared>, queue: &str, prefetch: u16) -> Result<Self, BrokerError> {
+        let live = shared.subscribe(queue, prefetch).await?;
+        // One message waits to be asked for; the others wait in the connection, up to the prefetch.
+        let (sender, fetched) = mpsc::channel(1);
+        let closing = CancellationToken::new();
+        let pump = tokio::spawn({
+            let (shared, queue, closing) = (Arc::clone(&shared), queue.to_owned(), closing.clone());
+            async move {
+                match shared.pump(&queue, prefetch, live, &sender, &closing).await {
+                    Ok(live) => live,
+                    Err(error) => {
+                        let _ = sender.send(Err(error)).await;
+                        None
+                    }
+                }
+            }
+        });
+        Ok(Self { shared, queue: queue.to_owned(), fetched, closing, pump: AbortOnDropHandle::new(pump) })
+    }
+}
+
+impl Shared {
+    async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Live, BrokerError> {
+        loop {
+            let link = self.open("consume").await?;
+            match subscribe_once(&link, queue, prefetch).await {
+                Ok(stream) => return Ok((link, stream)),
                 Err(error) => {
-                    tracing::debug!(queue = self.queue, %error, "could not subscribe, trying again");
+                    tracing::debug!(queue, %error, "could not subscribe, trying again");
                     sleep(Duration::from_millis(200)).await;
                 }
             }
         }
-        self.live.as_mut().ok_or(BrokerError::Closed)
     }
 
-    /// Puts a message nobody here can read where a person will look.
-    async fn dead_letter(&self, found: &LapinDelivery, error: &DecodeError) -> Result<(), BrokerError> {
-        let reason = std::error::Error::source(error)
-            .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        tracing::error!(queue = self.queue, reason, "a message went to the dead queue");
-        self.shared.publish(&self.shared.topology.dead, &found.data, Some(&reason)).await?;
-        acknowledge(&found.acker).await;
-        Ok(())
-    }
-
-    async fn subscribe(&self, link: &Link) -> lapin::Result<lapin::Consumer> {
-        link.channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
-        link.channel
-            .basic_consume(
-                self.queue.as_str().into(),
-                "".into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
-            .await
-    }
-}
-
-#[async_trait]
-impl<M: Decode> Consumer<M> for RabbitConsumer {
-    async fn next(&mut self) -> Result<Delivery<M>, BrokerError> {
+    /// Fetches until it is closing; then returns the subscription, if there is one.
+    async fn pump<M: Wire>(
+        self: &Arc<Self>,
+        queue: &str,
+        prefetch: u16,
+        mut live: Live,
+        sender: &mpsc::Sender<Result<Fetched<M>, BrokerError>>,
+        closing: &CancellationToken,
+    ) -> Result<Option<Live>, BrokerError> {
         loop {
-            let (link, stream) = self.connect().await?;
-            let trouble = match stream.next().await {
+            // A place first: what is taken from the connection can be handed on.
+            let place = tokio::select! {
+                place = sender.reserve() => place.map_err(|_| BrokerError::Closed)?,
+                () = closing.cancelled() => return Ok(Some(live)),
+            };
+            let next = tokio::select! {
+                next = live.1.next() => next,
+                () = closing.cancelled() => return Ok(Some(live)),
+            };
+            let trouble = match next {
                 Some(Ok(found)) => {
                     match M::decode(&found.data) {
                         Ok(message) => {
-                            let link = Arc::clone(link);
-                            let shared = Arc::clone(&self.shared);
-                            let receipt = RabbitReceipt { shared, link, acker: found.acker };
-                            return Ok(Delivery::new(message, receipt));
+                            let (shared, link) = (Arc::clone(self), Arc::clone(&live.0));
+                            place.send(Ok((message, RabbitReceipt { shared, link, acker: found.acker })));
                         }
-                        Err(error) => {
-                            self.dead_letter(&found, &error).await?;
-                            continue;
-                        }
+                        Err(error) => self.dead_letter(queue, &found, &error).await?,
                     }
+                    continue;
                 }
                 Some(Err(error)) => error.to_string(),
                 None => "the consumer was cancelled".to_owned(),
             };
-            tracing::warn!(at = self.shared.at, queue = self.queue, trouble, "lost the connection that consumes");
-            self.live = None;
+            tracing::warn!(at = self.at, queue, trouble, "lost the connection that consumes");
+            drop(live);
+            live = tokio::select! {
+                live = self.subscribe(queue, prefetch) => live?,
+                () = closing.cancelled() => return Ok(None),
+            };
+            tracing::info!(at = self.at, queue, "consuming again");
         }
     }
 
+    /// Puts a message nobody here can read where a person will look.
+    async fn dead_letter(&self, queue: &str, found: &LapinDelivery, error: &DecodeError) -> Result<(), BrokerError> {
+        let reason = std::error::Error::source(error)
+            .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        tracing::error!(queue, reason, "a message went to the dead queue");
+        self.publish(&self.topology.dead, &found.data, Some(&reason)).await?;
+        acknowledge(&found.acker).await;
+        Ok(())
+    }
+}
+
+async fn subscribe_once(link: &Link, queue: &str, prefetch: u16) -> lapin::Result<lapin::Consumer> {
+    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    link.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    link.channel.basic_consume(queue.into(), "".into(), options, arguments).await
+}
+
+#[async_trait]
+impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
+    async fn next(&mut self) -> Result<Delivery<M>, BrokerError> {
+        let (message, receipt) = self.fetched.recv().await.ok_or(BrokerError::Closed)??;
+        Ok(Delivery::new(message, receipt))
+    }
+
     async fn close(&mut self) -> Result<(), BrokerError> {
-        let Some((link, mut stream)) = self.live.take() else { return Ok(()) };
+        self.closing.cancel();
+        let live = (&mut self.pump).await.ok().flatten();
+        // Giving back by `nack` would spend one of the task's deliveries; a copy and an `ack` do not.
+        while let Ok(fetched) = self.fetched.try_recv() {
+            let (message, receipt) = fetched?;
+            self.shared.publish(&self.queue, &message.encode(), None).await?;
+            acknowledge(&receipt.acker).await;
+        }
+        let Some((link, mut stream)) = live else { return Ok(()) };
         if link.channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await.is_err() {
             return Ok(());
         }
-        // Giving back by `nack` would spend one of the task's deliveries; a copy and an `ack` do not.
         while let Some(Ok(found)) = stream.next().await {
             self.shared.publish(&self.queue, &found.data, None).await?;
             acknowledge(&found.acker).await;
