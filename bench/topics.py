@@ -15,7 +15,7 @@ class Sizes:
     middle: int = 20_000
     large: int = 200_000
     fleet: int = 20_000
-    fleet_large: int = 50_000
+    fleet_large: int = 200_000
     latency: int = 5_000
     latency_concurrency: int = 500
     scaling: int = 3_000
@@ -49,8 +49,7 @@ def embedded(bench, sizes):
     simulator = Simulator(bench.binary, bench.work / "simulator")
     by_size = {}
     for products in (sizes.small, sizes.middle, sizes.large):
-        rounds = bench.rounds if products < sizes.large else min(bench.rounds, 2)
-        by_size[products] = bench.repeated(lambda: bench.embedded(simulator, products), rounds)
+        by_size[products] = bench.repeated(lambda: bench.embedded(simulator, products))
     rows = [
         [
             f"{products:,}",

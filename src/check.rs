@@ -40,9 +40,16 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
                 product(&mut findings, &prompt, &job, &record);
             }
             Entry::Record(record) => {
-                reject(&mut findings, record.line, "duplicate_id", &format!("the id {:?} came before", record.id));
+                reject(
+                    &mut findings,
+                    record.line,
+                    "duplicate_id",
+                    &format!("the id {:?} came before", record.id),
+                );
             }
-            Entry::Reject(found) => reject(&mut findings, found.line, &found.reason.to_string(), &found.detail),
+            Entry::Reject(found) => {
+                reject(&mut findings, found.line, &found.reason.to_string(), &found.detail)
+            }
         }
     }
     conclude(&findings, &job);
@@ -57,7 +64,11 @@ fn product(findings: &mut Findings, prompt: &Prompt, job: &Job, record: &Record)
     match prompt.render(&record.id, &record.body) {
         Ok(messages) => {
             if findings.products == 1 {
-                println!("The first prompt, for {} as {} would get it:", printable(&record.id), job.llm.model);
+                println!(
+                    "The first prompt, for {} as {} would get it:",
+                    printable(&record.id),
+                    job.llm.model
+                );
                 for message in &messages {
                     println!("--- {}\n{}", message.role, printable(&message.content));
                 }

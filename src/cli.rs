@@ -218,7 +218,13 @@ pub(crate) struct WorkArgs {
     #[arg(long, short, value_name = "N", env = "SHELFMILL_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..=i64::from(shelfmill_worker::MAX_CONCURRENCY)), help_heading = "Work")]
     pub(crate) concurrency: Option<u32>,
     /// Build the HTTP client anew after so many calls; 0 never does.
-    #[arg(long, value_name = "CALLS", env = "SHELFMILL_RECYCLE_CLIENT_EVERY", default_value_t = 0, help_heading = "Work")]
+    #[arg(
+        long,
+        value_name = "CALLS",
+        env = "SHELFMILL_RECYCLE_CLIENT_EVERY",
+        default_value_t = 0,
+        help_heading = "Work"
+    )]
     pub(crate) recycle_client_every: u32,
 }
 
@@ -249,10 +255,24 @@ pub(crate) struct FleetArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServerArgs {
     /// RabbitMQ: amqp:// or amqps:// (the virtual host / is written %2f).
-    #[arg(long, value_name = "URL", env = "SHELFMILL_AMQP_URL", default_value = "amqp://guest:guest@127.0.0.1:5672/%2f", hide_env_values = true, help_heading = "Fleet")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SHELFMILL_AMQP_URL",
+        default_value = "amqp://guest:guest@127.0.0.1:5672/%2f",
+        hide_env_values = true,
+        help_heading = "Fleet"
+    )]
     pub(crate) amqp_url: SecretString,
     /// Redis: redis:// or rediss://.
-    #[arg(long, value_name = "URL", env = "SHELFMILL_REDIS_URL", default_value = "redis://127.0.0.1:6379/0", hide_env_values = true, help_heading = "Fleet")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SHELFMILL_REDIS_URL",
+        default_value = "redis://127.0.0.1:6379/0",
+        hide_env_values = true,
+        help_heading = "Fleet"
+    )]
     pub(crate) redis_url: SecretString,
     /// Certificates (PEM) to trust for amqps:// and rediss://.
     #[arg(long, value_name = "FILE", env = "SHELFMILL_TLS_CA", help_heading = "Fleet")]
@@ -342,7 +362,9 @@ pub(crate) struct FaultArgs {
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        Err(_) => text.parse::<jiff::SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok()),
+        Err(_) => {
+            text.parse::<jiff::SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok())
+        }
     };
     parsed.ok_or_else(|| "a duration is written like 500ms, 30s or 1m 30s".to_owned())
 }
@@ -356,7 +378,9 @@ fn run_name(text: &str) -> Result<String, String> {
     if fits {
         Ok(text.to_owned())
     } else {
-        Err(format!("a run's name has 1 to {MAX_BYTES} letters, digits, '-', '_' or '.', and begins with none of '.'"))
+        Err(format!(
+            "a run's name has 1 to {MAX_BYTES} letters, digits, '-', '_' or '.', and begins with none of '.'"
+        ))
     }
 }
 

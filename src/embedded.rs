@@ -82,7 +82,12 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
 }
 
 /// The folder and a ledger that knows its job, what was under way, and what was put back.
-async fn open(args: &RunArgs, out: &std::path::Path, name: &str, job: &Job) -> anyhow::Result<(Folder, EmbeddedLedger)> {
+async fn open(
+    args: &RunArgs,
+    out: &std::path::Path,
+    name: &str,
+    job: &Job,
+) -> anyhow::Result<(Folder, EmbeddedLedger)> {
     let mut folder = Folder::open(out, name)?;
     let ledger = EmbeddedLedger::new();
     if let Some(known) = &folder.record().job {

@@ -45,7 +45,5 @@ pub(crate) fn of_summary(summary: &Summary) -> ExitCode {
 
 /// Text of others (ids, answers, file names) must not steer the terminal.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char })
-        .collect()
+    text.chars().map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char }).collect()
 }

@@ -34,7 +34,12 @@ pub(crate) fn identity() -> String {
 }
 
 /// The ledger of a run.
-pub(crate) fn ledger(run: &str, servers: &ServerArgs, connect: Connect, stopper: Stopper) -> anyhow::Result<RedisLedger> {
+pub(crate) fn ledger(
+    run: &str,
+    servers: &ServerArgs,
+    connect: Connect,
+    stopper: Stopper,
+) -> anyhow::Result<RedisLedger> {
     let config = RedisConfig {
         url: servers.redis_url.clone(),
         run: run.to_owned(),
@@ -62,7 +67,11 @@ pub(crate) fn broker(
     Ok(RabbitBroker::new(config, stopper)?)
 }
 
-fn both(fleet: &FleetArgs, role: &str, stopper: &Stopper) -> anyhow::Result<(Arc<RabbitBroker>, Arc<RedisLedger>)> {
+fn both(
+    fleet: &FleetArgs,
+    role: &str,
+    stopper: &Stopper,
+) -> anyhow::Result<(Arc<RabbitBroker>, Arc<RedisLedger>)> {
     Ok((
         Arc::new(broker(&fleet.run, &fleet.servers, role, Connect::Forever, stopper.clone())?),
         Arc::new(ledger(&fleet.run, &fleet.servers, Connect::Forever, stopper.clone())?),

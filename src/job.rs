@@ -42,7 +42,12 @@ pub(crate) fn input(args: &InputArgs) -> InputOptions {
 }
 
 /// Begins the run, or goes on with it; a job that asks something else than before is refused.
-pub(crate) async fn begin(ledger: &dyn Ledger, job: &Job, run: &str, accept_changed: bool) -> anyhow::Result<()> {
+pub(crate) async fn begin(
+    ledger: &dyn Ledger,
+    job: &Job,
+    run: &str,
+    accept_changed: bool,
+) -> anyhow::Result<()> {
     match ledger.begin(job, accept_changed).await? {
         Begun::Accepted => Ok(()),
         Begun::Changed { differences } => Err(anyhow!(Usage(format!(

@@ -75,9 +75,8 @@ fn state(progress: &Progress, elapsed: Duration) -> String {
     let total = progress.total().map_or("?".to_owned(), |total| total.to_string());
     let remaining = match progress.total() {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        Some(total) if rate > 0.0 => {
-            Duration::try_from_secs_f64(total.saturating_sub(done) as f64 / rate).map_or("?".to_owned(), clock)
-        }
+        Some(total) if rate > 0.0 => Duration::try_from_secs_f64(total.saturating_sub(done) as f64 / rate)
+            .map_or("?".to_owned(), clock),
         _ => "?".to_owned(),
     };
     let mut text = format!("{done}/{total} [{}<{remaining}] {rate:.1}/s", clock(elapsed));
@@ -94,7 +93,11 @@ fn state(progress: &Progress, elapsed: Duration) -> String {
 fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes:02}:{seconds:02}") }
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes:02}:{seconds:02}")
+    }
 }
 
 /// `Completed: 65/229 products (28.4%)` and `Remaining: 164 products`.
@@ -107,7 +110,9 @@ pub(crate) fn lines(completed: u64, failed: u64, total: Option<u64>) -> Vec<Stri
             lines.push(format!("Completed: {completed}/{total} products ({percent:.1}%)"));
             lines.push(format!("Remaining: {} products", total.saturating_sub(completed + failed)));
         }
-        None => lines.push(format!("Completed: {completed} products (the end of the input is not known yet)")),
+        None => {
+            lines.push(format!("Completed: {completed} products (the end of the input is not known yet)"))
+        }
     }
     if failed > 0 {
         lines.push(format!("Failed: {failed} products"));
@@ -132,7 +137,8 @@ pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path
     if counts.rejected > 0 {
         eprintln!("Rejected: {} records", counts.rejected);
     }
-    let cost = summary.cost_usd.map_or("unknown (the job names no prices)".to_owned(), |cost| format!("${cost:.4}"));
+    let cost =
+        summary.cost_usd.map_or("unknown (the job names no prices)".to_owned(), |cost| format!("${cost:.4}"));
     eprintln!(
         "Calls: {} ({} retries), {} tokens, cost {cost}, {:.1} products/s",
         summary.calls.made, summary.calls.retries, summary.tokens.total, summary.products_per_second
@@ -177,11 +183,9 @@ mod tests {
     #[test]
     fn the_bar_tells_count_time_rate_failures_and_cost() {
         let vitals = Some(Vitals { products_per_second: 0.5, cost_usd: Some(0.127) });
-        let progress = Progress { expected: Some(229), completed: 63, failed: 2, vitals, ..Progress::default() };
-        assert_eq!(
-            state(&progress, Duration::from_secs(150)),
-            "65/229 [02:30<05:28] 0.5/s, 2 failed, $0.13"
-        );
+        let progress =
+            Progress { expected: Some(229), completed: 63, failed: 2, vitals, ..Progress::default() };
+        assert_eq!(state(&progress, Duration::from_secs(150)), "65/229 [02:30<05:28] 0.5/s, 2 failed, $0.13");
         assert_eq!(clock(Duration::from_secs(3750)), "1:02:30");
     }
 }

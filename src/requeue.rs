@@ -42,11 +42,17 @@ pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
             let out = out_folder(out.clone(), None);
             let record = Folder::read_record(&out)?;
             let record = record.ok_or_else(|| {
-                Usage(format!("there is no run in {}; name its folder with --out, or a fleet's run with --run", out.display()))
+                Usage(format!(
+                    "there is no run in {}; name its folder with --out, or a fleet's run with --run",
+                    out.display()
+                ))
             })?;
             if record.job.is_none() {
                 let run = record.run;
-                return Err(anyhow!(Usage(format!("the run in {} is a fleet's; use --run {run}", out.display()))));
+                return Err(anyhow!(Usage(format!(
+                    "the run in {} is a fleet's; use --run {run}",
+                    out.display()
+                ))));
             }
             let folder = Folder::open(&out, &record.run)?;
             let count = shelfmill_aggregator::requeue(&folder, |product| wanted.has(product))?;

@@ -80,7 +80,11 @@ async fn of_fleet(run: &str, ledger: &RedisLedger) -> anyhow::Result<Report> {
     let progress = ledger.progress().await?;
     let (completed, failed) = progress.done();
     let report = Report {
-        failures_by_class: progress.failures.iter().map(|(class, count)| (class.to_string(), *count)).collect(),
+        failures_by_class: progress
+            .failures
+            .iter()
+            .map(|(class, count)| (class.to_string(), *count))
+            .collect(),
         products_per_second: progress.vitals.map(|vitals| vitals.products_per_second),
         cost_usd: progress.vitals.and_then(|vitals| vitals.cost_usd),
         complete: progress.scan.is_some_and(|scan| scan.is_complete()),
@@ -92,7 +96,10 @@ async fn of_fleet(run: &str, ledger: &RedisLedger) -> anyhow::Result<Report> {
 /// From the files alone: a run in another process keeps its ledger to itself.
 fn of_folder(out: &Path) -> anyhow::Result<Report> {
     let record = Folder::read_record(out)?.ok_or_else(|| {
-        Usage(format!("there is no run in {}; name its folder with --out, or a fleet's run with --run", out.display()))
+        Usage(format!(
+            "there is no run in {}; name its folder with --out, or a fleet's run with --run",
+            out.display()
+        ))
     })?;
     let count = |name: &str| count_lines(&out.join(name)).with_context(|| format!("cannot read {name}"));
     let (completed, failed) = (count(JOURNAL_FILE)?, count(FAILURES_FILE)?);

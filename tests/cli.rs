@@ -2,7 +2,10 @@
 
 use std::{fs, time::Duration};
 
-use crate::support::{catalog::Catalog, process::{Finished, shelfmill}};
+use crate::support::{
+    catalog::Catalog,
+    process::{Finished, shelfmill},
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -57,7 +60,11 @@ fn bad_input_is_told_with_its_name() {
 #[test]
 fn a_bad_job_is_told_whole() {
     let catalog = Catalog::of(1);
-    let job = path(catalog.file("job.toml", "[llm]\nmodle = \"x\"\n[prompt]\nuser = \"{{ titel }}\"\n[output]\nschema = 7\n"));
+    let job =
+        path(catalog.file(
+            "job.toml",
+            "[llm]\nmodle = \"x\"\n[prompt]\nuser = \"{{ titel }}\"\n[output]\nschema = 7\n",
+        ));
     let (input, out) = (path(catalog.input()), path(catalog.out()));
     let says = ["job.toml:2: unknown key 'llm.modle'", "job.toml:4: prompt.user", "'titel'", "job.toml:6:"];
     refused(&catalog, &["run", &input, "--out", &out, "--simulate", "--job", &job], 2, &says);
@@ -108,7 +115,15 @@ fn check_tells_products_rejects_prompt_tokens_and_cost_without_a_call() {
     fs::write(catalog.input(), text).unwrap();
     let job = path(catalog.file("job.toml", "[llm]\nprices = { prompt = 1000, completion = 0 }\n"));
     let end = call(&["check", &path(catalog.input()), "--job", &job]).expect_code(0);
-    for expected in ["Products: 3", "Rejects: 1", "line 4:", "--- system", "Kettle \\\"No. 0\\\"", "Estimated tokens: ", "Estimated cost: $"] {
+    for expected in [
+        "Products: 3",
+        "Rejects: 1",
+        "line 4:",
+        "--- system",
+        "Kettle \\\"No. 0\\\"",
+        "Estimated tokens: ",
+        "Estimated cost: $",
+    ] {
         assert!(end.stdout.contains(expected), "'{expected}' is not said: {end}");
     }
     assert!(!catalog.out().exists());

@@ -54,7 +54,8 @@ fn run_again_makes_no_call_and_new_products_are_done() {
 #[test]
 fn killed_at_any_moment_and_started_again_no_product_is_lost_or_doubled() {
     const CONCURRENCY: u64 = 16;
-    let (catalog, simulator) = (Catalog::of(1_500), Simulator::start(&["--latency", "20ms", "--jitter", "10ms"]));
+    let (catalog, simulator) =
+        (Catalog::of(1_500), Simulator::start(&["--latency", "20ms", "--jitter", "10ms"]));
     let mut kills = 0;
     for share in 1..6 {
         let running = run(&catalog, &simulator).start();
@@ -128,7 +129,8 @@ fn ctrl_c_finishes_calls_in_flight_and_says_how_to_go_on() {
 fn a_second_signal_and_a_short_grace_end_what_hangs() {
     let (catalog, simulator) = (Catalog::of(40), Simulator::start(&["--hung", "1"]));
     for second_signal in [true, false] {
-        let mut running = run(&catalog, &simulator).args(["--grace", if second_signal { "1h" } else { "200ms" }]).start();
+        let mut running =
+            run(&catalog, &simulator).args(["--grace", if second_signal { "1h" } else { "200ms" }]).start();
         let before = simulator.calls();
         eventually(DEADLINE, "calls that hang", || match simulator.calls() - before {
             16 => Ok(()),
@@ -183,7 +185,9 @@ fn failures_are_told_kept_and_put_back() {
     assert_eq!(simulator.calls(), 0);
 
     let requeue = |options: &[&str]| {
-        finished(shelfmill().arg("requeue").arg("--out").arg(catalog.out()).args(options)).expect_code(0).stdout
+        finished(shelfmill().arg("requeue").arg("--out").arg(catalog.out()).args(options))
+            .expect_code(0)
+            .stdout
     };
     assert!(requeue(&["--class", "timeout"]).contains("nothing was put back"));
     let one = id(&results.failures[0]).to_owned();
@@ -240,8 +244,11 @@ fn rejects_are_set_aside_and_strictness_refuses_them() {
         finished(run(&catalog, &simulator)).expect_code(0);
         let results = Results::read(&catalog.out());
         results.assert_every_product_once(&catalog);
-        let told: Vec<_> =
-            results.rejects.iter().map(|r| (r["line"].as_u64().unwrap(), r["reason"].as_str().unwrap())).collect();
+        let told: Vec<_> = results
+            .rejects
+            .iter()
+            .map(|r| (r["line"].as_u64().unwrap(), r["reason"].as_str().unwrap()))
+            .collect();
         assert_eq!(told, [(4, "unreadable"), (5, "missing_id"), (6, "duplicate_id")]);
         assert_eq!(results.summary["counts"]["input"], 6);
     }
@@ -251,12 +258,17 @@ fn rejects_are_set_aside_and_strictness_refuses_them() {
 fn progress_reads_the_folder() {
     let (catalog, simulator) = (Catalog::of(65), Simulator::start(&[]));
     let progress = |option: &[&str]| {
-        finished(shelfmill().arg("progress").arg("--out").arg(catalog.out()).args(option)).expect_code(0).stdout
+        finished(shelfmill().arg("progress").arg("--out").arg(catalog.out()).args(option))
+            .expect_code(0)
+            .stdout
     };
     finished(run(&catalog, &simulator)).expect_code(0);
     assert_eq!(progress(&[]), "Completed: 65/65 products (100.0%)\nRemaining: 0 products\n");
     let json: Value = serde_json::from_str(&progress(&["--json"])).unwrap();
-    assert_eq!((&json["completed"], &json["total"], &json["complete"]), (&65.into(), &65.into(), &true.into()));
+    assert_eq!(
+        (&json["completed"], &json["total"], &json["complete"]),
+        (&65.into(), &65.into(), &true.into())
+    );
 }
 
 #[test]
@@ -279,7 +291,8 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
     let (catalog, simulator) = (Catalog::of(400), Simulator::start(&[]));
     fs::create_dir_all(catalog.out()).unwrap();
     let mount = |args: &[&str]| {
-        let status = std::process::Command::new(args[0]).args(&args[1..]).arg(catalog.out()).status().unwrap();
+        let status =
+            std::process::Command::new(args[0]).args(&args[1..]).arg(catalog.out()).status().unwrap();
         assert!(status.success(), "{args:?}");
     };
     mount(&["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs"]);

@@ -52,7 +52,9 @@ impl Fleet {
 
     fn worker(&self) -> Program {
         // The model's place is the worker's own business here, as its key would be.
-        self.command("worker").env("OPENAI_BASE_URL", self.simulator.url()).args(["-c", &self.concurrency.to_string()])
+        self.command("worker")
+            .env("OPENAI_BASE_URL", self.simulator.url())
+            .args(["-c", &self.concurrency.to_string()])
     }
 
     fn workers(&self, count: usize) -> Vec<Running> {
@@ -64,7 +66,8 @@ impl Fleet {
     }
 
     fn progress(&self) -> Value {
-        serde_json::from_str(&self.command("progress").arg("--json").run(DEADLINE).expect_code(0).stdout).unwrap()
+        serde_json::from_str(&self.command("progress").arg("--json").run(DEADLINE).expect_code(0).stdout)
+            .unwrap()
     }
 
     /// Waits until the journal has so many lines.
@@ -81,7 +84,8 @@ impl Fleet {
         results.assert_every_product_once(&self.catalog);
         eventually(DEADLINE, "the queues to be empty", || {
             let queues = rabbitmq.queues();
-            let mine = queues.iter().filter(|(name, _)| name.starts_with(&format!("shelfmill.{}.", self.run)));
+            let mine =
+                queues.iter().filter(|(name, _)| name.starts_with(&format!("shelfmill.{}.", self.run)));
             let left: Vec<_> = mine.filter(|(_, queue)| queue.ready + queue.unacked > 0).collect();
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });
@@ -145,7 +149,11 @@ fn workers_and_aggregator_are_killed_and_nothing_is_lost_or_doubled() {
     let repeated = fleet.simulator.calls() - 1_000;
     assert!(repeated <= 4 * fleet.concurrency, "{repeated} calls repeated by 4 kills");
     let (made, known) = results.calls();
-    assert!(made >= fleet.simulator.calls() && known >= repeated, "{made} and {known} of {}", fleet.simulator.calls());
+    assert!(
+        made >= fleet.simulator.calls() && known >= repeated,
+        "{made} and {known} of {}",
+        fleet.simulator.calls()
+    );
 }
 
 #[test]
@@ -213,7 +221,8 @@ fn failed_products_are_put_back_and_succeed() {
 
     fleet.simulator = Simulator::start(&[]);
     let workers = fleet.workers(1);
-    let said = fleet.command("requeue").args(["--class", "model_refused"]).run(DEADLINE).expect_code(0).stdout;
+    let said =
+        fleet.command("requeue").args(["--class", "model_refused"]).run(DEADLINE).expect_code(0).stdout;
     assert!(said.contains(&format!("Put back {failures} failed products")), "{said}");
     ended(fleet.aggregator().run(DEADLINE));
     let results = fleet.assert_done(rabbitmq::shared(), redis::shared());

@@ -40,7 +40,8 @@ pub(crate) async fn finalize(
         keep_current_failures(folder, &stale, &mut tally).context("cannot bring the failures up to date")?;
         let index = index_journal(folder, &mut tally).context("cannot read the journal")?;
         if status == Status::Complete {
-            write_results(folder, index).with_context(|| format!("cannot write {}", folder.results().display()))?;
+            write_results(folder, index)
+                .with_context(|| format!("cannot write {}", folder.results().display()))?;
         }
         let frame = Frame {
             run: folder.record().run.clone(),
@@ -84,7 +85,8 @@ async fn stale_failures(folder: &Folder, ledger: &dyn Ledger) -> anyhow::Result<
     let mut stale = HashSet::new();
     for batch in failed.chunks(STATES_BATCH) {
         let states = ledger.states(batch).await?;
-        stale.extend(batch.iter().zip(states).filter(|(_, state)| *state != State::Failed).map(|(id, _)| *id));
+        stale
+            .extend(batch.iter().zip(states).filter(|(_, state)| *state != State::Failed).map(|(id, _)| *id));
     }
     Ok(stale)
 }

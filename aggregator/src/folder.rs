@@ -32,13 +32,17 @@ const LOCK_POLL: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// Another process writes in it.
-    #[error("another process is writing results in {folder}; wait for it, stop it, or choose another folder with --out")]
+    #[error(
+        "another process is writing results in {folder}; wait for it, stop it, or choose another folder with --out"
+    )]
     InUse {
         /// The folder.
         folder: String,
     },
     /// It has the results of another run.
-    #[error("{folder} belongs to the run '{found}', not to '{asked}'; choose another folder with --out, or --run {found}")]
+    #[error(
+        "{folder} belongs to the run '{found}', not to '{asked}'; choose another folder with --out, or --run {found}"
+    )]
     OtherRun {
         /// The folder.
         folder: String,
@@ -131,12 +135,14 @@ impl Folder {
     /// What the folder knows, for those who only look.
     pub fn read_record(path: &Path) -> Result<Option<RunRecord>, FolderError> {
         let file = path.join(STATE_FOLDER).join("run.json");
-        let unreadable = |reason: String| FolderError::Unreadable { file: file.display().to_string(), reason };
+        let unreadable =
+            |reason: String| FolderError::Unreadable { file: file.display().to_string(), reason };
         let bytes = match std::fs::read(&file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|error| unreadable(error.to_string()))?,
         };
-        let record: RunRecord = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
+        let record: RunRecord =
+            serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
         if record.version != RECORD_VERSION {
             return Err(unreadable(format!("version {}", record.version)));
         }

@@ -242,7 +242,9 @@ impl Aggregator {
             return Ok(false);
         };
         let (rejects_scan, rejects) = self.writer.rejects();
-        Ok(scan.rejected == 0 || rejects_scan > scan.scan || (rejects_scan == scan.scan && rejects >= scan.rejected))
+        Ok(scan.rejected == 0
+            || rejects_scan > scan.scan
+            || (rejects_scan == scan.scan && rejects >= scan.rejected))
     }
 
     /// Another aggregator may have been given the pen if this process was stopped for long.
@@ -253,7 +255,9 @@ impl Aggregator {
         self.renewed = Instant::now();
         match self.ledger.hold_pen(&self.config.name, PEN_LEASE).await? {
             Ok(()) => Ok(()),
-            Err(holder) => anyhow::bail!("{holder} writes the results of this run now, because this process was not heard of"),
+            Err(holder) => anyhow::bail!(
+                "{holder} writes the results of this run now, because this process was not heard of"
+            ),
         }
     }
 }

@@ -28,7 +28,9 @@ pub(crate) struct Place {
 impl Place {
     fn encode(self) -> [u8; ENTRY_BYTES] {
         let mut bytes = [0; ENTRY_BYTES];
-        for (field, value) in bytes.as_chunks_mut::<8>().0.iter_mut().zip([self.seq, self.at_bytes, self.size_bytes]) {
+        for (field, value) in
+            bytes.as_chunks_mut::<8>().0.iter_mut().zip([self.seq, self.at_bytes, self.size_bytes])
+        {
             *field = value.to_le_bytes();
         }
         bytes

@@ -27,7 +27,11 @@ impl Rate {
             }
             _ => self.samples.push_back((now, products)),
         }
-        while self.samples.front().is_some_and(|(at, _)| now.duration_since(*at).as_secs_f64() > WINDOW_SECONDS) {
+        while self
+            .samples
+            .front()
+            .is_some_and(|(at, _)| now.duration_since(*at).as_secs_f64() > WINDOW_SECONDS)
+        {
             self.samples.pop_front();
         }
     }

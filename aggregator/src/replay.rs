@@ -89,7 +89,12 @@ pub(crate) fn mark_of(folder: &Folder, journal: &LineFile) -> JournalMark {
     }
 }
 
-async fn tell(file: &LineFile, from_bytes: u64, ledger: &dyn Ledger, mark: &JournalMark) -> anyhow::Result<f64> {
+async fn tell(
+    file: &LineFile,
+    from_bytes: u64,
+    ledger: &dyn Ledger,
+    mark: &JournalMark,
+) -> anyhow::Result<f64> {
     // Read ahead on a blocking thread, a bounded number of batches at a time.
     let (sender, mut batches) = tokio::sync::mpsc::channel::<Vec<Line>>(2);
     let path = file.path().to_owned();

@@ -3,12 +3,7 @@
 
 use std::{collections::HashMap, io::Write};
 
-use shelfmill_pipeline::{
-    identity::IdHash,
-    ledger::FailedProduct,
-    message::Spent,
-    record::FailureLine,
-};
+use shelfmill_pipeline::{identity::IdHash, ledger::FailedProduct, message::Spent, record::FailureLine};
 
 use crate::{
     durable,

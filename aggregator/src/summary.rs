@@ -146,7 +146,8 @@ impl Tally {
             calls: Calls::default(),
             tokens: Tokens::default(),
             cost_usd: Some(0.0),
-            latencies_ms: Histogram::new(SIGNIFICANT_DIGITS).expect("three digits are within a histogram's range"),
+            latencies_ms: Histogram::new(SIGNIFICANT_DIGITS)
+                .expect("three digits are within a histogram's range"),
         }
     }
 

@@ -120,7 +120,9 @@ impl Writer {
             return Ok(());
         }
         if rejects.scan > scan {
-            self.rejects.clear().with_context(|| format!("cannot empty {}", self.rejects.path().display()))?;
+            self.rejects
+                .clear()
+                .with_context(|| format!("cannot empty {}", self.rejects.path().display()))?;
             self.rejects_count = 0;
             self.folder.update(|record| record.rejects_scan = rejects.scan)?;
         }

@@ -53,13 +53,11 @@ pub fn fingerprint(parts: &[&[u8]]) -> String {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    hasher.finalize()[..8]
-        .iter()
-        .fold(String::with_capacity(16), |mut hex, byte| {
-            use fmt::Write;
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    hasher.finalize()[..8].iter().fold(String::with_capacity(16), |mut hex, byte| {
+        use fmt::Write;
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 #[cfg(test)]

@@ -128,7 +128,13 @@ impl Line {
     /// The line of a result.
     #[must_use]
     pub fn of_result(line: &ResultLine) -> Self {
-        Self { id: line.id.clone(), seq: line.seq, class: None, cost_usd: line.meta.cost_usd, json: raw(line) }
+        Self {
+            id: line.id.clone(),
+            seq: line.seq,
+            class: None,
+            cost_usd: line.meta.cost_usd,
+            json: raw(line),
+        }
     }
 
     /// The line of a failure.

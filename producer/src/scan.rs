@@ -105,11 +105,7 @@ pub async fn run(
         return Ok(ScanReport::default());
     };
     let done = Arc::new(AtomicBool::new(false));
-    let counting = tokio::spawn(tell_expected(
-        config.input.clone(),
-        Arc::clone(&ledger),
-        Arc::clone(&done),
-    ));
+    let counting = tokio::spawn(tell_expected(config.input.clone(), Arc::clone(&ledger), Arc::clone(&done)));
     let mut scanner = Scanner {
         config: &config,
         broker: broker.as_ref(),
@@ -135,11 +131,7 @@ pub async fn run(
     Ok(report)
 }
 
-async fn take_turn(
-    name: &str,
-    ledger: &dyn Ledger,
-    stopper: &Stopper,
-) -> anyhow::Result<Option<u64>> {
+async fn take_turn(name: &str, ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<Option<u64>> {
     let mut told = false;
     loop {
         let turn = tokio::select! {
@@ -163,10 +155,7 @@ async fn take_turn(
 type Batch = Vec<Entry>;
 
 /// Reads on a blocking thread, a bounded number of batches ahead.
-fn read_ahead(
-    records: input::Records,
-    done: Arc<AtomicBool>,
-) -> mpsc::Receiver<Result<Batch, InputError>> {
+fn read_ahead(records: input::Records, done: Arc<AtomicBool>) -> mpsc::Receiver<Result<Batch, InputError>> {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     tokio::task::spawn_blocking(move || {
         let (mut batch, mut size_bytes) = (Vec::new(), 0);
@@ -188,10 +177,7 @@ fn read_ahead(
             }
             if batch.len() >= BATCH_RECORDS || size_bytes >= BATCH_BYTES {
                 size_bytes = 0;
-                if sender
-                    .blocking_send(Ok(std::mem::take(&mut batch)))
-                    .is_err()
-                {
+                if sender.blocking_send(Ok(std::mem::take(&mut batch))).is_err() {
                     return;
                 }
             }
@@ -249,10 +235,7 @@ struct Scanner<'s> {
 }
 
 impl Scanner<'_> {
-    async fn read(
-        &mut self,
-        mut batches: mpsc::Receiver<Result<Batch, InputError>>,
-    ) -> anyhow::Result<()> {
+    async fn read(&mut self, mut batches: mpsc::Receiver<Result<Batch, InputError>>) -> anyhow::Result<()> {
         let stopper = self.stopper;
         loop {
             let batch = tokio::select! {
@@ -293,9 +276,7 @@ impl Scanner<'_> {
             match entry {
                 Entry::Reject(reject) => self.reject(reject).await?,
                 Entry::Record(record) => {
-                    let admission = admissions
-                        .next()
-                        .context("the ledger answered for too few products")?;
+                    let admission = admissions.next().context("the ledger answered for too few products")?;
                     self.admit(record, admission).await?;
                 }
             }
@@ -319,10 +300,7 @@ impl Scanner<'_> {
                 .await?;
             }
             Admission::Open { spent } => {
-                let task = Task {
-                    spent,
-                    ..Task::new(record.id, self.seq, record.body)
-                };
+                let task = Task { spent, ..Task::new(record.id, self.seq, record.body) };
                 self.publish(task).await?;
                 self.report.published += 1;
             }
@@ -340,9 +318,7 @@ impl Scanner<'_> {
         }
         self.in_flight_bytes += size_bytes;
         let broker = self.broker;
-        self.in_flight.push(Box::pin(async move {
-            (size_bytes, broker.publish_task(&task).await)
-        }));
+        self.in_flight.push(Box::pin(async move { (size_bytes, broker.publish_task(&task).await) }));
         Ok(())
     }
 
@@ -359,9 +335,7 @@ impl Scanner<'_> {
             return Ok(());
         };
         self.since_backlog += 1;
-        if self.since_backlog
-            < BACKLOG_EVERY_TASKS.min(usize::try_from(max_backlog).unwrap_or(usize::MAX))
-        {
+        if self.since_backlog < BACKLOG_EVERY_TASKS.min(usize::try_from(max_backlog).unwrap_or(usize::MAX)) {
             return Ok(());
         }
         self.since_backlog = 0;
@@ -376,20 +350,8 @@ impl Scanner<'_> {
     }
 
     async fn reject(&mut self, reject: Reject) -> anyhow::Result<()> {
-        let Reject {
-            line,
-            id,
-            reason,
-            detail,
-            excerpt,
-        } = reject;
-        let line = RejectLine {
-            line,
-            id,
-            reason: reason.to_string(),
-            detail,
-            excerpt,
-        };
+        let Reject { line, id, reason, detail, excerpt } = reject;
+        let line = RejectLine { line, id, reason: reason.to_string(), detail, excerpt };
         if self.config.strict {
             return Err(StrictReject(line).into());
         }
@@ -406,14 +368,7 @@ impl Scanner<'_> {
         }
         let lines = std::mem::take(&mut self.rejects);
         let first = self.report.rejected + 1 - lines.len() as u64;
-        let rejects = Rejects {
-            scan: self.scan,
-            first,
-            lines,
-        };
-        self.broker
-            .publish_outcome(&Outcome::Rejected(rejects))
-            .await
-            .context("publishing rejects")
+        let rejects = Rejects { scan: self.scan, first, lines };
+        self.broker.publish_outcome(&Outcome::Rejected(rejects)).await.context("publishing rejects")
     }
 }

@@ -43,28 +43,16 @@ impl std::error::Error for CutOff {}
 
 impl ReplyBody {
     pub(crate) fn whole(bytes: Bytes) -> Self {
-        Self {
-            bytes,
-            call: None,
-            stage: Stage::Whole,
-        }
+        Self { bytes, call: None, stage: Stage::Whole }
     }
 
     /// Complete and valid: counts as an answer to `call` once it is sent.
     pub(crate) fn answer(bytes: Bytes, call: Call) -> Self {
-        Self {
-            bytes,
-            call: Some(call),
-            stage: Stage::Answer,
-        }
+        Self { bytes, call: Some(call), stage: Stage::Answer }
     }
 
     pub(crate) fn cut_off(bytes: Bytes, call: Call) -> Self {
-        Self {
-            bytes,
-            call: Some(call),
-            stage: Stage::CutOff,
-        }
+        Self { bytes, call: Some(call), stage: Stage::CutOff }
     }
 
     /// Keeps the call in flight until the body is sent.

@@ -15,11 +15,7 @@ const MAX_NODES: usize = 8_192;
 
 /// The first node is the root's. The error names what in the schema is wrong or not understood.
 pub(crate) fn nodes(root: &Value) -> Result<Vec<Vec<Way>>, String> {
-    let mut compiler = Compiler {
-        root,
-        nodes: Vec::new(),
-        known: HashMap::new(),
-    };
+    let mut compiler = Compiler { root, nodes: Vec::new(), known: HashMap::new() };
     compiler.node(root)?;
     Ok(compiler.nodes)
 }
@@ -45,10 +41,7 @@ impl Compiler<'_> {
         self.nodes.push(Vec::new());
         for plain in flatten::alternatives(self.root, &schema)? {
             for shape in self.shapes(&plain)? {
-                self.nodes[node].push(Way {
-                    shape,
-                    height: IMPOSSIBLE,
-                });
+                self.nodes[node].push(Way { shape, height: IMPOSSIBLE });
             }
         }
         Ok(node)
@@ -65,16 +58,9 @@ impl Compiler<'_> {
             if plain.contains_key("type") {
                 given.retain(|choice| types.iter().any(|name| is_of_type(choice, name)));
             }
-            return Ok(if given.is_empty() {
-                Vec::new()
-            } else {
-                vec![Shape::Given(given)]
-            });
+            return Ok(if given.is_empty() { Vec::new() } else { vec![Shape::Given(given)] });
         }
-        types
-            .into_iter()
-            .map(|name| self.shape(name, plain))
-            .collect()
+        types.into_iter().map(|name| self.shape(name, plain)).collect()
     }
 
     fn shape(&mut self, type_name: &str, plain: &Plain) -> Result<Shape, String> {
@@ -86,10 +72,7 @@ impl Compiler<'_> {
             "string" => Shape::Text(Text {
                 min_chars: count(plain, "minLength").unwrap_or(0),
                 max_chars: count(plain, "maxLength"),
-                format: plain
-                    .get("format")
-                    .and_then(Value::as_str)
-                    .map(str::to_owned),
+                format: plain.get("format").and_then(Value::as_str).map(str::to_owned),
                 // A pattern beyond regex-syntax (look-around) is left to chance, and the chance to the final check.
                 pattern: plain
                     .get("pattern")
@@ -107,18 +90,12 @@ impl Compiler<'_> {
         // Before 2020-12, an array of schemas in `items` was what `prefixItems` is now.
         let (first, rest) = match plain.get("items") {
             Some(Value::Array(first)) => (first.as_slice(), plain.get("additionalItems")),
-            rest => (
-                plain.get("prefixItems").map(as_list).unwrap_or_default(),
-                rest,
-            ),
+            rest => (plain.get("prefixItems").map(as_list).unwrap_or_default(), rest),
         };
         let rest_schema = rest.unwrap_or(&anything);
         let mut min_items = count(plain, "minItems").unwrap_or(0);
         let rest = self.node(rest_schema)?;
-        let mut first: Vec<_> = first
-            .iter()
-            .map(|schema| self.node(schema))
-            .collect::<Result<_, _>>()?;
+        let mut first: Vec<_> = first.iter().map(|schema| self.node(schema)).collect::<Result<_, _>>()?;
         if let (Some(contained), true) = (plain.get("contains"), first.is_empty()) {
             let times = count(plain, "minContains").unwrap_or(1).min(MAX_NODES);
             let contained = self.node(&json!({ "allOf": [rest_schema, contained] }))?;
@@ -126,26 +103,15 @@ impl Compiler<'_> {
             min_items = min_items.max(times);
         }
         let unique = plain.get("uniqueItems") == Some(&Value::Bool(true));
-        Ok(List {
-            first,
-            rest,
-            min_items,
-            max_items: count(plain, "maxItems"),
-            unique,
-        })
+        Ok(List { first, rest, min_items, max_items: count(plain, "maxItems"), unique })
     }
 
     fn record(&mut self, plain: &Plain) -> Result<Record, String> {
         let anything = Value::Bool(true);
         let more_schema = plain.get("additionalProperties").unwrap_or(&anything);
         let more = self.node(more_schema)?;
-        let required: Vec<_> = plain
-            .get("required")
-            .map(as_list)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
+        let required: Vec<_> =
+            plain.get("required").map(as_list).unwrap_or_default().iter().filter_map(Value::as_str).collect();
         let mut properties = Vec::new();
         let described = match plain.get("properties") {
             None => None,
@@ -155,22 +121,12 @@ impl Compiler<'_> {
         for (name, schema) in described.into_iter().flatten() {
             let required = required.contains(&name.as_str());
             let node = self.node(schema)?;
-            properties.push(Property {
-                name: name.clone(),
-                topic: Topic::of(name),
-                node,
-                required,
-            });
+            properties.push(Property { name: name.clone(), topic: Topic::of(name), node, required });
         }
         for name in required {
             if described.is_none_or(|described| !described.contains_key(name)) {
                 let topic = Topic::of(name);
-                properties.push(Property {
-                    name: name.to_owned(),
-                    topic,
-                    node: more,
-                    required: true,
-                });
+                properties.push(Property { name: name.to_owned(), topic, node: more, required: true });
             }
         }
         name_attributes(&mut properties);
@@ -186,14 +142,8 @@ impl Compiler<'_> {
 
 /// A name beside a value is that of an attribute, not of the product.
 fn name_attributes(properties: &mut [Property]) {
-    let topics = [
-        ("name", Topic::AttributeName),
-        ("value", Topic::AttributeValue),
-    ];
-    if topics
-        .iter()
-        .all(|(name, _)| properties.iter().any(|property| property.name == *name))
-    {
+    let topics = [("name", Topic::AttributeName), ("value", Topic::AttributeValue)];
+    if topics.iter().all(|(name, _)| properties.iter().any(|property| property.name == *name)) {
         for property in properties {
             let told = topics.iter().find(|(name, _)| property.name == *name);
             property.topic = told.map_or(property.topic, |(_, topic)| *topic);
@@ -203,41 +153,12 @@ fn name_attributes(properties: &mut [Property]) {
 
 fn likely_type(plain: &Plain) -> &'static str {
     const TELLING: [(&str, &[&str]); 4] = [
-        (
-            "object",
-            &[
-                "properties",
-                "required",
-                "additionalProperties",
-                "minProperties",
-            ],
-        ),
-        (
-            "array",
-            &[
-                "items",
-                "prefixItems",
-                "minItems",
-                "maxItems",
-                "uniqueItems",
-                "contains",
-            ],
-        ),
-        (
-            "number",
-            &[
-                "minimum",
-                "maximum",
-                "exclusiveMinimum",
-                "exclusiveMaximum",
-                "multipleOf",
-            ],
-        ),
+        ("object", &["properties", "required", "additionalProperties", "minProperties"]),
+        ("array", &["items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains"]),
+        ("number", &["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]),
         ("string", &[]),
     ];
-    let telling = TELLING
-        .iter()
-        .find(|(_, keys)| keys.iter().any(|key| plain.contains_key(*key)));
+    let telling = TELLING.iter().find(|(_, keys)| keys.iter().any(|key| plain.contains_key(*key)));
     telling.map_or("string", |(name, _)| name)
 }
 
@@ -256,10 +177,7 @@ fn is_of_type(value: &Value, type_name: &str) -> bool {
 }
 
 fn count(plain: &Plain, key: &str) -> Option<usize> {
-    plain
-        .get(key)
-        .and_then(Value::as_f64)
-        .map(|number| number as usize)
+    plain.get(key).and_then(Value::as_f64).map(|number| number as usize)
 }
 
 fn span(plain: &Plain) -> Span {

@@ -62,30 +62,15 @@ struct Usage {
 }
 
 /// An error means that the request's schema is wrong, or that no instance of it was found.
-pub(crate) fn complete(
-    contracts: &Contracts,
-    seed: u64,
-    asked: &Asked<'_>,
-) -> Result<Vec<u8>, ApiError> {
-    let Asked {
-        request,
-        product,
-        fault,
-        ..
-    } = asked;
+pub(crate) fn complete(contracts: &Contracts, seed: u64, asked: &Asked<'_>) -> Result<Vec<u8>, ApiError> {
+    let Asked { request, product, fault, .. } = asked;
     let (contract, name) = match &request.format {
         Format::Free => (contracts.plain(), None),
-        Format::Schema { name, raw } => (
-            contracts
-                .of(raw)
-                .map_err(|error| wrong_schema(name, &error))?,
-            Some(name),
-        ),
+        Format::Schema { name, raw } => {
+            (contracts.of(raw).map_err(|error| wrong_schema(name, &error))?, Some(name))
+        }
     };
-    let mut dice = Dice::new(digest(
-        digest(seed, product.as_bytes()),
-        request.prompt.as_bytes(),
-    ));
+    let mut dice = Dice::new(digest(digest(seed, product.as_bytes()), request.prompt.as_bytes()));
     let subject = Subject::of(&request.prompt, product, &mut dice);
     let instance = contract.instance(&subject, dice.clone()).ok_or_else(|| {
         let unsatisfied = "the simulator found no instance of it";
@@ -94,10 +79,7 @@ pub(crate) fn complete(
     let told = match fault {
         Some(Fault::SchemaViolation) => {
             // What refuses nothing cannot be violated.
-            contract
-                .violation(&instance, &mut dice)
-                .unwrap_or(instance)
-                .to_string()
+            contract.violation(&instance, &mut dice).unwrap_or(instance).to_string()
         }
         Some(Fault::Malformed) => malformed(&instance, &subject, &mut dice),
         Some(Fault::Truncated) => truncated(&instance),
@@ -110,12 +92,7 @@ pub(crate) fn complete(
         _ => "stop",
     };
     let refused = *fault == Some(Fault::Refused);
-    Ok(write(
-        asked,
-        (!refused).then_some(&told),
-        refused.then_some(REFUSAL),
-        finish_reason,
-    ))
+    Ok(write(asked, (!refused).then_some(&told), refused.then_some(REFUSAL), finish_reason))
 }
 
 fn write(
@@ -127,29 +104,14 @@ fn write(
     let told_bytes = content.or(refusal).map_or(0, str::len);
     let prompt_tokens = asked.request.size_bytes.div_ceil(BYTES_PER_TOKEN);
     let completion_tokens = told_bytes.div_ceil(BYTES_PER_TOKEN);
-    let message = Message {
-        role: "assistant",
-        content,
-        refusal,
-    };
+    let message = Message { role: "assistant", content, refusal };
     let completion = Completion {
         id: format!("chatcmpl-{:016x}", asked.id),
         object: "chat.completion",
-        created: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         model: MODEL,
-        choices: [Choice {
-            index: 0,
-            message,
-            logprobs: None,
-            finish_reason,
-        }],
-        usage: Usage {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens + completion_tokens,
-        },
+        choices: [Choice { index: 0, message, logprobs: None, finish_reason }],
+        usage: Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens },
     };
     let mut body = Vec::with_capacity(512 + told_bytes * 5 / 4);
     // Our own types always serialise, and a vector takes all that is written.
@@ -160,10 +122,7 @@ fn write(
 fn malformed(instance: &Value, subject: &Subject<'_>, dice: &mut Dice) -> String {
     let mut text = instance.to_string();
     match dice.below(3) {
-        0 => format!(
-            "Sure! Here is the analysis you asked for. {}",
-            subject.sentence(dice)
-        ),
+        0 => format!("Sure! Here is the analysis you asked for. {}", subject.sentence(dice)),
         1 => {
             text.pop();
             text + ",}"

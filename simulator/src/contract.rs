@@ -74,15 +74,8 @@ impl Contract {
         if let Some(violation) = dice.pick(&near) {
             return Some(violation.clone());
         }
-        let far = [
-            json!({"unexpected": true}),
-            json!([]),
-            json!("unexpected"),
-            json!(-1.5),
-            json!(null),
-        ];
-        far.into_iter()
-            .find(|violation| !self.validator.is_valid(violation))
+        let far = [json!({"unexpected": true}), json!([]), json!("unexpected"), json!(-1.5), json!(null)];
+        far.into_iter().find(|violation| !self.validator.is_valid(violation))
     }
 }
 
@@ -94,11 +87,7 @@ fn spoiled(members: &Map<String, Value>) -> Vec<Value> {
         without.shift_remove(name);
         spoiled.push(Value::Object(without));
         let mut retyped = members.clone();
-        let other = if value.is_object() {
-            json!("unexpected")
-        } else {
-            json!({"unexpected": true})
-        };
+        let other = if value.is_object() { json!("unexpected") } else { json!({"unexpected": true}) };
         retyped.insert(name.clone(), other);
         spoiled.push(Value::Object(retyped));
     }
@@ -126,10 +115,7 @@ struct Kept {
 impl Contracts {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let plain = Contract::parse(PLAIN).map_err(anyhow::Error::msg)?;
-        Ok(Self {
-            plain: Arc::new(plain),
-            kept: RwLock::default(),
-        })
+        Ok(Self { plain: Arc::new(plain), kept: RwLock::default() })
     }
 
     pub(crate) fn plain(&self) -> Arc<Contract> {
@@ -139,9 +125,7 @@ impl Contracts {
     pub(crate) fn of(&self, raw: &str) -> Result<Arc<Contract>, String> {
         let digest = digest(0, raw.as_bytes());
         let find = |kept: &[Kept]| {
-            let found = kept
-                .iter()
-                .find(|kept| kept.digest == digest && *kept.raw == *raw);
+            let found = kept.iter().find(|kept| kept.digest == digest && *kept.raw == *raw);
             found.map(|kept| Arc::clone(&kept.contract))
         };
         if let Some(contract) = find(&self.kept.read().unwrap_or_else(PoisonError::into_inner)) {
@@ -155,11 +139,7 @@ impl Contracts {
         if kept.len() == MAX_CONTRACTS {
             kept.remove(0);
         }
-        kept.push(Kept {
-            digest,
-            raw: raw.into(),
-            contract: Arc::clone(&contract),
-        });
+        kept.push(Kept { digest, raw: raw.into(), contract: Arc::clone(&contract) });
         Ok(contract)
     }
 }

@@ -93,9 +93,8 @@ impl Faults {
         let sum: f64 = Fault::ALL.iter().map(|fault| self.share(*fault)).sum();
         if sum > 1.0 + ROUNDING {
             let given = Fault::ALL.iter().filter(|fault| self.share(**fault) > 0.0);
-            let given: Vec<_> = given
-                .map(|fault| format!("{} {}", fault.name(), self.share(*fault)))
-                .collect();
+            let given: Vec<_> =
+                given.map(|fault| format!("{} {}", fault.name(), self.share(*fault))).collect();
             anyhow::bail!(
                 "the shares of faults add up to {sum:.3}, more than all calls: {}",
                 given.join(", ")
@@ -135,72 +134,29 @@ mod tests {
 
     #[test]
     fn errors_name_the_option() {
-        let error = Faults {
-            cut_off: 1.4,
-            ..Faults::default()
-        }
-        .validate()
-        .unwrap_err()
-        .to_string();
-        assert_eq!(
-            error,
-            "cut_off is 1.4: a share of calls lies between 0 and 1"
-        );
-        assert!(
-            Faults {
-                hung: f64::NAN,
-                ..Faults::default()
-            }
-            .validate()
-            .is_err()
-        );
-        let both = Faults {
-            refused: 0.7,
-            hung: 0.6,
-            ..Faults::default()
-        };
+        let error = Faults { cut_off: 1.4, ..Faults::default() }.validate().unwrap_err().to_string();
+        assert_eq!(error, "cut_off is 1.4: a share of calls lies between 0 and 1");
+        assert!(Faults { hung: f64::NAN, ..Faults::default() }.validate().is_err());
+        let both = Faults { refused: 0.7, hung: 0.6, ..Faults::default() };
         let error = both.validate().unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the shares of faults add up to 1.300, more than all calls: hung 0.6, refused 0.7"
-        );
+        assert_eq!(error, "the shares of faults add up to 1.300, more than all calls: hung 0.6, refused 0.7");
     }
 
     #[test]
     fn shares_are_kept_and_replayed() {
-        let faults = Faults {
-            server_error: 0.25,
-            bad_request: 0.05,
-            ..Faults::default()
-        };
+        let faults = Faults { server_error: 0.25, bad_request: 0.05, ..Faults::default() };
         faults.validate().unwrap();
         let choose = |seed| faults.choose(&mut Dice::new(seed));
         let chosen: Vec<_> = (0..20_000).map(choose).collect();
-        let count = |fault| {
-            chosen
-                .iter()
-                .filter(|chosen| **chosen == Some(fault))
-                .count()
-        };
-        assert!(
-            (4_700..5_300).contains(&count(Fault::ServerError)),
-            "{}",
-            count(Fault::ServerError)
-        );
-        assert!(
-            (850..1_150).contains(&count(Fault::BadRequest)),
-            "{}",
-            count(Fault::BadRequest)
-        );
+        let count = |fault| chosen.iter().filter(|chosen| **chosen == Some(fault)).count();
+        assert!((4_700..5_300).contains(&count(Fault::ServerError)), "{}", count(Fault::ServerError));
+        assert!((850..1_150).contains(&count(Fault::BadRequest)), "{}", count(Fault::BadRequest));
         assert_eq!(chosen, (0..20_000).map(choose).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_share_of_one_is_every_call() {
-        let faults = Faults {
-            hung: 1.0,
-            ..Faults::default()
-        };
+        let faults = Faults { hung: 1.0, ..Faults::default() };
         assert!((0..1_000).all(|seed| faults.choose(&mut Dice::new(seed)) == Some(Fault::Hung)));
         let tenths = Faults {
             rate_limited: 0.1,

@@ -59,9 +59,7 @@ impl Flattener<'_> {
             Value::Bool(false) => return Ok(Vec::new()),
             Value::Object(map) => map,
             other => {
-                return Err(format!(
-                    "a schema must be an object or a boolean, not {other}"
-                ));
+                return Err(format!("a schema must be an object or a boolean, not {other}"));
             }
         };
         if depth > MAX_EXPANSIONS {
@@ -96,16 +94,13 @@ impl Flattener<'_> {
         let target = reference.as_str().and_then(|text| text.strip_prefix('#'));
         target
             .and_then(|pointer| self.root.pointer(pointer))
-            .ok_or_else(|| {
-                format!("{reference} cannot be resolved: references must point into the schema")
-            })
+            .ok_or_else(|| format!("{reference} cannot be resolved: references must point into the schema"))
     }
 }
 
 fn without(map: &Plain, keys: &[&str]) -> Plain {
     let kept = map.iter().filter(|(key, _)| !keys.contains(&key.as_str()));
-    kept.map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
+    kept.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 fn list<'a>(map: &'a Plain, key: &str) -> Result<&'a [Value], String> {
@@ -118,13 +113,8 @@ fn list<'a>(map: &'a Plain, key: &str) -> Result<&'a [Value], String> {
 
 /// Every combination of one of `left` with one of `right` that does not contradict itself openly.
 fn all_of(left: &[Plain], right: &[Plain]) -> Vec<Plain> {
-    let pairs = left
-        .iter()
-        .flat_map(|left| right.iter().map(move |right| (left, right)));
-    pairs
-        .filter_map(|(left, right)| merge(left, right))
-        .take(MAX_ALTERNATIVES)
-        .collect()
+    let pairs = left.iter().flat_map(|left| right.iter().map(move |right| (left, right)));
+    pairs.filter_map(|(left, right)| merge(left, right)).take(MAX_ALTERNATIVES).collect()
 }
 
 fn merge(left: &Plain, right: &Plain) -> Option<Plain> {
@@ -143,19 +133,15 @@ fn merge(left: &Plain, right: &Plain) -> Option<Plain> {
 fn merge_keyword(key: &str, left: &Value, right: &Value) -> Option<Value> {
     Some(match key {
         "type" => {
-            let common: Vec<_> = as_list(left)
-                .iter()
-                .filter_map(|kind| common_type(kind, as_list(right)))
-                .collect();
+            let common: Vec<_> =
+                as_list(left).iter().filter_map(|kind| common_type(kind, as_list(right))).collect();
             if common.is_empty() {
                 return None;
             }
             Value::Array(common)
         }
         "enum" => {
-            let common = as_list(left)
-                .iter()
-                .filter(|choice| as_list(right).contains(choice));
+            let common = as_list(left).iter().filter(|choice| as_list(right).contains(choice));
             let common: Vec<_> = common.cloned().collect();
             if common.is_empty() {
                 return None;
@@ -164,9 +150,7 @@ fn merge_keyword(key: &str, left: &Value, right: &Value) -> Option<Value> {
         }
         "const" => return None,
         "required" => {
-            let more = as_list(right)
-                .iter()
-                .filter(|name| !as_list(left).contains(name));
+            let more = as_list(right).iter().filter(|name| !as_list(left).contains(name));
             Value::Array(as_list(left).iter().chain(more).cloned().collect())
         }
         "properties" | "patternProperties" => {
@@ -182,18 +166,10 @@ fn merge_keyword(key: &str, left: &Value, right: &Value) -> Option<Value> {
         }
         "items" | "additionalProperties" | "contains" | "not" => both(left, right),
         "minimum" | "exclusiveMinimum" | "minLength" | "minItems" | "minProperties" => {
-            if left.as_f64() > right.as_f64() {
-                left.clone()
-            } else {
-                right.clone()
-            }
+            if left.as_f64() > right.as_f64() { left.clone() } else { right.clone() }
         }
         "maximum" | "exclusiveMaximum" | "maxLength" | "maxItems" | "maxProperties" => {
-            if left.as_f64() < right.as_f64() {
-                left.clone()
-            } else {
-                right.clone()
-            }
+            if left.as_f64() < right.as_f64() { left.clone() } else { right.clone() }
         }
         _ => right.clone(),
     })
@@ -209,8 +185,7 @@ fn common_type(kind: &Value, others: &[Value]) -> Option<Value> {
     }
     let whole = |kind: &Value| kind == "integer";
     let number = |kind: &Value| kind == "number";
-    let narrowed =
-        whole(kind) && others.iter().any(number) || number(kind) && others.iter().any(whole);
+    let narrowed = whole(kind) && others.iter().any(number) || number(kind) && others.iter().any(whole);
     narrowed.then(|| "integer".into())
 }
 
@@ -252,22 +227,12 @@ mod tests {
         assert_eq!(flat(schema), json!([{"type": "string"}]));
         assert_eq!(flat(json!({"$ref": "#"})), json!([]));
         let away = json!({"$ref": "https://example.com/schema.json"});
-        assert!(
-            alternatives(&away, &away)
-                .unwrap_err()
-                .contains("example.com")
-        );
+        assert!(alternatives(&away, &away).unwrap_err().contains("example.com"));
     }
 
     #[test]
     fn contradictions_leave_nothing() {
-        assert_eq!(
-            flat(json!({"allOf": [{"type": "string"}, {"type": "null"}]})),
-            json!([])
-        );
-        assert_eq!(
-            flat(json!({"enum": ["a"], "allOf": [{"enum": ["b"]}]})),
-            json!([])
-        );
+        assert_eq!(flat(json!({"allOf": [{"type": "string"}, {"type": "null"}]})), json!([]));
+        assert_eq!(flat(json!({"enum": ["a"], "allOf": [{"enum": ["b"]}]})), json!([]));
     }
 }

@@ -42,13 +42,7 @@ pub(crate) struct Maker<'a> {
 
 impl<'a> Maker<'a> {
     pub(crate) fn new(schema: &'a Schema, subject: &'a Subject<'a>, dice: Dice) -> Self {
-        Self {
-            schema,
-            subject,
-            dice,
-            fullness: Fullness::Usual,
-            values: 0,
-        }
+        Self { schema, subject, dice, fullness: Fullness::Usual, values: 0 }
     }
 
     pub(crate) fn make(&mut self, fullness: Fullness) -> Value {
@@ -59,10 +53,7 @@ impl<'a> Maker<'a> {
 
     fn value(&mut self, node: NodeId, topic: Topic, depth: u32) -> Value {
         self.values += 1;
-        let Some(way) = self
-            .choose(node, depth)
-            .filter(|_| self.values <= MAX_VALUES)
-        else {
+        let Some(way) = self.choose(node, depth).filter(|_| self.values <= MAX_VALUES) else {
             return Value::Null;
         };
         match &way.shape {
@@ -80,10 +71,7 @@ impl<'a> Maker<'a> {
     /// `None` when nothing satisfies the node. Null is possible but dull, so it is rarely chosen.
     fn choose(&mut self, node: NodeId, depth: u32) -> Option<&'a Way> {
         let ways = self.schema.ways(node);
-        let shortest = ways
-            .iter()
-            .min_by_key(|way| way.height)
-            .filter(|way| way.height != IMPOSSIBLE)?;
+        let shortest = ways.iter().min_by_key(|way| way.height).filter(|way| way.height != IMPOSSIBLE)?;
         if ways.len() == 1 || depth >= MINIMAL_DEPTH {
             return Some(shortest);
         }
@@ -98,18 +86,14 @@ impl<'a> Maker<'a> {
     fn integer(&mut self, span: Span, topic: Topic) -> Value {
         let step = span.step.unwrap_or(1.0);
         // The smallest whole multiple of a step such as 0.5 or 2.5.
-        let step = (1..=1_000)
-            .map(|times| step * f64::from(times))
-            .find(|step| step.fract() == 0.0);
+        let step = (1..=1_000).map(|times| step * f64::from(times)).find(|step| step.fract() == 0.0);
         let usual = match topic {
             Topic::Rating => (1.0, 5.0),
             Topic::Price => (5.0, 250.0),
             _ => (1.0, 10.0),
         };
         let (low, high) = ends(span, usual);
-        let number = self
-            .stepped(span, low, high, step.unwrap_or(1.0))
-            .unwrap_or(low);
+        let number = self.stepped(span, low, high, step.unwrap_or(1.0)).unwrap_or(low);
         Value::from(number as i64)
     }
 
@@ -121,19 +105,12 @@ impl<'a> Maker<'a> {
             _ => (0.0, 100.0),
         };
         let (low, high) = ends(span, usual);
-        let step = span.step.unwrap_or(if high - low >= 0.05 {
-            0.01
-        } else {
-            (high - low) / 8.0
-        });
+        let step = span.step.unwrap_or(if high - low >= 0.05 { 0.01 } else { (high - low) / 8.0 });
         let number = match self.stepped(span, low, high, step) {
             None => low + (high - low) / 2.0,
             Some(number) => {
                 // 7 × 0.01 is 0.07000000000000001; written with the step's own decimals, it is 0.07.
-                let decimals = step
-                    .to_string()
-                    .split_once('.')
-                    .map_or(0, |(_, decimals)| decimals.len());
+                let decimals = step.to_string().split_once('.').map_or(0, |(_, decimals)| decimals.len());
                 format!("{number:.decimals$}").parse().unwrap_or(number)
             }
         };
@@ -165,15 +142,9 @@ impl<'a> Maker<'a> {
             _ if depth < MINIMAL_DEPTH => self.dice.below(2),
             _ => 0,
         };
-        let most = list.max_items.unwrap_or(usize::MAX).min(if open_ended {
-            usize::MAX
-        } else {
-            list.first.len()
-        });
-        let wanted = list
-            .min_items
-            .max((usual as usize).min(most))
-            .min(MAX_VALUES);
+        let most =
+            list.max_items.unwrap_or(usize::MAX).min(if open_ended { usize::MAX } else { list.first.len() });
+        let wanted = list.min_items.max((usual as usize).min(most)).min(MAX_VALUES);
         let mut items = Vec::with_capacity(wanted.min(16));
         while items.len() < wanted && self.values <= MAX_VALUES {
             let node = list.first.get(items.len()).copied().unwrap_or(list.rest);
@@ -194,17 +165,12 @@ impl<'a> Maker<'a> {
     }
 
     fn record(&mut self, record: &Record, depth: u32) -> Value {
-        let required = record
-            .properties
-            .iter()
-            .filter(|property| property.required)
-            .count();
+        let required = record.properties.iter().filter(|property| property.required).count();
         let most = record.max_properties.unwrap_or(usize::MAX);
         let mut optional_left = most.saturating_sub(required);
         let mut made = Map::with_capacity(record.properties.len());
         for property in &record.properties {
-            let wanted =
-                property.required || optional_left > 0 && self.wants_optional(property.node, depth);
+            let wanted = property.required || optional_left > 0 && self.wants_optional(property.node, depth);
             if wanted {
                 optional_left -= usize::from(!property.required).min(optional_left);
                 let value = self.value(property.node, property.topic, depth + 1);
@@ -213,21 +179,12 @@ impl<'a> Maker<'a> {
         }
         for property in &record.properties {
             if made.len() < record.min_properties && !made.contains_key(&property.name) {
-                made.insert(
-                    property.name.clone(),
-                    self.value(property.node, property.topic, depth + 1),
-                );
+                made.insert(property.name.clone(), self.value(property.node, property.topic, depth + 1));
             }
         }
-        let entries = if record.is_map && depth < MINIMAL_DEPTH {
-            1 + self.dice.below(2) as usize
-        } else {
-            0
-        };
-        let wanted = record
-            .min_properties
-            .max(made.len().saturating_add(entries).min(most))
-            .min(MAX_VALUES);
+        let entries =
+            if record.is_map && depth < MINIMAL_DEPTH { 1 + self.dice.below(2) as usize } else { 0 };
+        let wanted = record.min_properties.max(made.len().saturating_add(entries).min(most)).min(MAX_VALUES);
         self.add_entries(&mut made, record.more, wanted, depth);
         Value::Object(made)
     }
@@ -244,13 +201,7 @@ impl<'a> Maker<'a> {
     }
 
     /// Entries under names of their own, as in a map from attributes to values.
-    fn add_entries(
-        &mut self,
-        made: &mut Map<String, Value>,
-        node: NodeId,
-        wanted: usize,
-        depth: u32,
-    ) {
+    fn add_entries(&mut self, made: &mut Map<String, Value>, node: NodeId, wanted: usize, depth: u32) {
         const NAMES: [&str; 6] = ["material", "color", "size", "weight", "origin", "finish"];
         if self.schema.height(node) == IMPOSSIBLE {
             return;
@@ -259,9 +210,8 @@ impl<'a> Maker<'a> {
             if made.len() >= wanted || self.values > MAX_VALUES {
                 return;
             }
-            let name = NAMES
-                .get(number)
-                .map_or_else(|| format!("attribute_{number}"), |name| (*name).to_owned());
+            let name =
+                NAMES.get(number).map_or_else(|| format!("attribute_{number}"), |name| (*name).to_owned());
             if !made.contains_key(&name) {
                 let topic = Topic::of(&name);
                 made.insert(name, self.value(node, topic, depth + 1));
@@ -281,10 +231,7 @@ fn ends(span: Span, usual: (f64, f64)) -> (f64, f64) {
         (None, Some(high)) => (high - width, high),
         (None, None) => (usual.0, usual.0 + width),
     };
-    (
-        low.clamp(-MAX_EXACT, MAX_EXACT),
-        high.clamp(-MAX_EXACT, MAX_EXACT),
-    )
+    (low.clamp(-MAX_EXACT, MAX_EXACT), high.clamp(-MAX_EXACT, MAX_EXACT))
 }
 
 #[cfg(test)]
@@ -313,12 +260,8 @@ mod tests {
         let schema = json!({"type": "array", "minItems": 1_000_000_000,
             "items": {"type": "array", "minItems": 1_000_000, "items": {"type": "null"}}});
         let made = make(&schema, 1, Fullness::Everything);
-        let size: usize = made
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|item| item.as_array().map_or(1, Vec::len))
-            .sum();
+        let size: usize =
+            made.as_array().unwrap().iter().map(|item| item.as_array().map_or(1, Vec::len)).sum();
         assert!(size <= MAX_VALUES + 1, "{size}");
     }
 

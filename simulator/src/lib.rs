@@ -13,10 +13,6 @@
 //! It serves plain HTTP/1.1 through hyper itself: with nothing to route and nothing to layer, a framework would only
 //! cost a benchmark its speed.
 
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, reason = "a test that panics has failed")
-)]
 
 mod body;
 mod compile;
@@ -118,20 +114,14 @@ mod tests {
 
     #[test]
     fn debug_keeps_the_key_to_itself() {
-        let config = Config {
-            api_key: Some("sk-secret".into()),
-            ..Config::default()
-        };
+        let config = Config { api_key: Some("sk-secret".into()), ..Config::default() };
         assert!(!format!("{config:?}").contains("sk-secret"));
     }
 
     #[test]
     fn impossible_limits_are_refused_by_name() {
         for limit in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let config = Config {
-                max_requests_per_second: Some(limit),
-                ..Config::default()
-            };
+            let config = Config { max_requests_per_second: Some(limit), ..Config::default() };
             let error = config.validate().unwrap_err().to_string();
             assert!(error.contains("max_requests_per_second"), "{error}");
         }

@@ -34,14 +34,7 @@ pub(crate) struct Verdict {
 impl Limit {
     pub(crate) fn new(per_second: f64, now: Instant) -> Self {
         let burst = per_second.floor().max(1.0);
-        Self {
-            per_second,
-            burst,
-            bucket: Mutex::new(Bucket {
-                tokens: burst,
-                filled_at: now,
-            }),
-        }
+        Self { per_second, burst, bucket: Mutex::new(Bucket { tokens: burst, filled_at: now }) }
     }
 
     pub(crate) fn take(&self, now: Instant) -> Verdict {
@@ -60,11 +53,7 @@ impl Limit {
             limit: self.burst as u64,
             remaining: tokens as u64,
             reset: self.time_for(self.burst - tokens),
-            wait: if granted {
-                Duration::ZERO
-            } else {
-                self.time_for(1.0 - tokens)
-            },
+            wait: if granted { Duration::ZERO } else { self.time_for(1.0 - tokens) },
         }
     }
 
@@ -87,10 +76,7 @@ pub(crate) fn provider_duration(duration: Duration) -> String {
         (0, 0, millis) => format!("{millis}ms"),
         (0, seconds, 0) => format!("{seconds}s"),
         (0, seconds, millis) => {
-            format!(
-                "{}s",
-                format!("{seconds}.{millis:03}").trim_end_matches('0')
-            )
+            format!("{}s", format!("{seconds}.{millis:03}").trim_end_matches('0'))
         }
         (minutes, seconds, _) => format!("{minutes}m{seconds}s"),
     }
@@ -127,9 +113,7 @@ mod tests {
 
     #[test]
     fn durations_read_as_the_providers_do() {
-        let written = [17, 8_640, 3_000, 360_000]
-            .map(Duration::from_millis)
-            .map(provider_duration);
+        let written = [17, 8_640, 3_000, 360_000].map(Duration::from_millis).map(provider_duration);
         assert_eq!(written, ["17ms", "8.64s", "3s", "6m0s"]);
     }
 }

@@ -26,13 +26,7 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            message: message.into(),
-            r#type: kind,
-            param: None,
-            code: None,
-        }
+        Self { status, message: message.into(), r#type: kind, param: None, code: None }
     }
 
     pub(crate) fn invalid_request(message: impl Into<String>) -> Self {
@@ -40,17 +34,11 @@ impl ApiError {
     }
 
     pub(crate) fn about(self, param: &'static str, code: &'static str) -> Self {
-        Self {
-            param: Some(param),
-            ..self.coded(code)
-        }
+        Self { param: Some(param), ..self.coded(code) }
     }
 
     pub(crate) fn coded(self, code: &'static str) -> Self {
-        Self {
-            code: Some(code),
-            ..self
-        }
+        Self { code: Some(code), ..self }
     }
 
     pub(crate) fn rate_limited(message: impl Into<String>) -> Self {
@@ -74,20 +62,12 @@ impl fmt::Display for ApiError {
 
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response<ReplyBody> {
     // Our own types always serialise; an empty body would still carry the status.
-    respond(
-        status,
-        ReplyBody::whole(serde_json::to_vec(body).unwrap_or_default().into()),
-    )
+    respond(status, ReplyBody::whole(serde_json::to_vec(body).unwrap_or_default().into()))
 }
 
 pub(crate) fn text(text: &'static str) -> Response<ReplyBody> {
-    let mut response = respond(
-        StatusCode::OK,
-        ReplyBody::whole(Bytes::from_static(text.as_bytes())),
-    );
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    let mut response = respond(StatusCode::OK, ReplyBody::whole(Bytes::from_static(text.as_bytes())));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
 }
 

@@ -82,9 +82,7 @@ impl<'a> ChatRequest<'a> {
             ApiError::invalid_request(text)
         })?;
         if wire.model.is_none() {
-            return Err(ApiError::invalid_request(
-                "you must provide a model parameter",
-            ));
+            return Err(ApiError::invalid_request("you must provide a model parameter"));
         }
         let messages = wire.messages.ok_or_else(|| missing("messages"))?;
         if messages.is_empty() {
@@ -101,35 +99,20 @@ impl<'a> ChatRequest<'a> {
         if let Format::Schema { raw, .. } = &format {
             size_bytes += raw.len();
         }
-        let last = messages
-            .iter()
-            .rev()
-            .find(|message| message.role == "user")
-            .or(messages.last());
-        let prompt = last
-            .and_then(|message| message.content)
-            .map_or(Ok(String::new()), content)?;
-        Ok(Self {
-            prompt,
-            size_bytes,
-            format,
-        })
+        let last = messages.iter().rev().find(|message| message.role == "user").or(messages.last());
+        let prompt = last.and_then(|message| message.content).map_or(Ok(String::new()), content)?;
+        Ok(Self { prompt, size_bytes, format })
     }
 }
 
 fn content(raw: &RawValue) -> Result<String, ApiError> {
     let wrong = |error: serde_json::Error| {
-        let text =
-            format!("Invalid 'messages': content must be a string or an array of parts ({error}).");
+        let text = format!("Invalid 'messages': content must be a string or an array of parts ({error}).");
         ApiError::invalid_request(text).about("messages", "invalid_type")
     };
     if raw.get().starts_with('[') {
         let parts: Vec<Part> = decode(raw).map_err(wrong)?;
-        return Ok(parts
-            .into_iter()
-            .map(|part| part.text)
-            .collect::<Vec<_>>()
-            .join("\n"));
+        return Ok(parts.into_iter().map(|part| part.text).collect::<Vec<_>>().join("\n"));
     }
     decode(raw).map_err(wrong)
 }
@@ -145,19 +128,10 @@ fn format(wire: Option<WireFormat<'_>>) -> Result<Format<'_>, ApiError> {
     match &*wire.r#type {
         "text" | "json_object" => Ok(Format::Free),
         "json_schema" => {
-            let schema = wire
-                .json_schema
-                .ok_or_else(|| missing("response_format.json_schema"))?;
-            let name = schema
-                .name
-                .ok_or_else(|| missing("response_format.json_schema.name"))?;
-            let raw = schema
-                .schema
-                .ok_or_else(|| missing("response_format.json_schema.schema"))?;
-            Ok(Format::Schema {
-                name,
-                raw: raw.get(),
-            })
+            let schema = wire.json_schema.ok_or_else(|| missing("response_format.json_schema"))?;
+            let name = schema.name.ok_or_else(|| missing("response_format.json_schema.name"))?;
+            let raw = schema.schema.ok_or_else(|| missing("response_format.json_schema.schema"))?;
+            Ok(Format::Schema { name, raw: raw.get() })
         }
         other => {
             let text = format!(
@@ -183,13 +157,9 @@ pub(crate) struct CallId {
 impl CallId {
     pub(crate) fn from_header(value: &[u8]) -> Self {
         let slash = value.iter().rposition(|byte| *byte == b'/');
-        let number =
-            slash.and_then(|slash| std::str::from_utf8(&value[slash + 1..]).ok()?.parse().ok());
+        let number = slash.and_then(|slash| std::str::from_utf8(&value[slash + 1..]).ok()?.parse().ok());
         let product = percent_decode(&value[..slash.unwrap_or(value.len())]);
-        Self {
-            product: product.decode_utf8_lossy().into_owned(),
-            number,
-        }
+        Self { product: product.decode_utf8_lossy().into_owned(), number }
     }
 
     /// A stand-in for a client that does not say which product it asks about.
@@ -199,10 +169,7 @@ impl CallId {
             // Writing to a string cannot fail.
             let _ = write!(product, "{byte:02x}");
         }
-        Self {
-            product,
-            number: None,
-        }
+        Self { product, number: None }
     }
 }
 
@@ -212,10 +179,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn refused(body: Value) -> String {
-        ChatRequest::parse(body.to_string().as_bytes())
-            .err()
-            .unwrap()
-            .to_string()
+        ChatRequest::parse(body.to_string().as_bytes()).err().unwrap().to_string()
     }
 
     #[test]
@@ -226,12 +190,7 @@ mod tests {
             {"role": "user", "content": [{"type": "text", "text": "a \"mug\""}, {"type": "text", "text": "é"}]},
             {"role": "assistant", "content": null},
         ]});
-        assert_eq!(
-            ChatRequest::parse(body.to_string().as_bytes())
-                .unwrap()
-                .prompt,
-            "a \"mug\"\né"
-        );
+        assert_eq!(ChatRequest::parse(body.to_string().as_bytes()).unwrap().prompt, "a \"mug\"\né");
     }
 
     #[test]
@@ -239,13 +198,7 @@ mod tests {
         let body = br#"{"model":"m","messages":[{"role":"user","content":"x"}],"response_format":
             {"type":"json_schema","json_schema":{"name":"n","strict":true,"schema":{"type": "object" }}}}"#;
         let request = ChatRequest::parse(body).unwrap();
-        assert!(matches!(
-            request.format,
-            Format::Schema {
-                raw: r#"{"type": "object" }"#,
-                ..
-            }
-        ));
+        assert!(matches!(request.format, Format::Schema { raw: r#"{"type": "object" }"#, .. }));
     }
 
     #[test]
@@ -254,17 +207,12 @@ mod tests {
         assert!(refused(json!({"model": "m"})).contains("Missing required parameter: 'messages'"));
         assert!(refused(json!({"model": "m", "messages": []})).contains("empty array"));
         assert!(refused(json!({"messages": user})).contains("model parameter"));
-        assert!(
-            refused(json!({"model": "m", "messages": user, "stream": true}))
-                .contains("does not stream")
-        );
+        assert!(refused(json!({"model": "m", "messages": user, "stream": true})).contains("does not stream"));
         assert!(refused(json!({"model": "m", "messages": "x"})).contains("could not parse"));
         assert!(
-            refused(json!({"model": "m", "messages": [{"role": "user", "content": 3}]}))
-                .contains("string")
+            refused(json!({"model": "m", "messages": [{"role": "user", "content": 3}]})).contains("string")
         );
-        let format =
-            |format| refused(json!({"model": "m", "messages": user, "response_format": format}));
+        let format = |format| refused(json!({"model": "m", "messages": user, "response_format": format}));
         assert!(format(json!({"type": "xml"})).contains("'xml'"));
         assert!(format(json!({"type": "json_schema"})).contains("response_format.json_schema"));
     }
@@ -272,19 +220,13 @@ mod tests {
     #[test]
     fn calls_are_named_by_the_header() {
         let id = |header: &str| CallId::from_header(header.as_bytes());
-        let named = |product: &str, number| CallId {
-            product: product.to_owned(),
-            number,
-        };
+        let named = |product: &str, number| CallId { product: product.to_owned(), number };
         assert_eq!(id("sku-1/2"), named("sku-1", Some(2)));
         assert_eq!(id("a%2Fb%20%C3%BC/10"), named("a/b ü", Some(10)));
         assert_eq!(id("a/b/3"), named("a/b", Some(3)));
         assert_eq!(id("no-number"), named("no-number", None));
         assert_eq!(id("sku/x"), named("sku", None));
         // printf '%s' hello | sha256sum
-        assert_eq!(
-            CallId::from_prompt(b"hello"),
-            named("2cf24dba5fb0a30e", None)
-        );
+        assert_eq!(CallId::from_prompt(b"hello"), named("2cf24dba5fb0a30e", None));
     }
 }

@@ -67,9 +67,7 @@ impl Service {
     pub(crate) fn new(config: Config, stopping: CancellationToken) -> anyhow::Result<Self> {
         Ok(Self {
             contracts: Contracts::new()?,
-            limit: config
-                .max_requests_per_second
-                .map(|limit| Limit::new(limit, Instant::now())),
+            limit: config.max_requests_per_second.map(|limit| Limit::new(limit, Instant::now())),
             stats: Stats::new(config.count_by_product),
             unnumbered_calls: AtomicU64::new(0),
             other_requests: AtomicU64::new(0),
@@ -78,15 +76,10 @@ impl Service {
         })
     }
 
-    pub(crate) async fn respond(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<Response<ReplyBody>, HungUp> {
+    pub(crate) async fn respond(&self, request: Request<Incoming>) -> Result<Response<ReplyBody>, HungUp> {
         let began = Instant::now();
         let (id, mut response) = match (request.uri().path(), request.method()) {
-            ("/v1/chat/completions" | "/chat/completions", &Method::POST) => {
-                self.chat(request).await?
-            }
+            ("/v1/chat/completions" | "/chat/completions", &Method::POST) => self.chat(request).await?,
             _ => (self.other_id(), self.other(&request)),
         };
         reply::add_request_id(&mut response, id, began.elapsed());
@@ -94,10 +87,7 @@ impl Service {
     }
 
     fn other_id(&self) -> u64 {
-        digest(
-            self.config.seed,
-            &self.other_requests.fetch_add(1, Relaxed).to_le_bytes(),
-        )
+        digest(self.config.seed, &self.other_requests.fetch_add(1, Relaxed).to_le_bytes())
     }
 
     fn other(&self, request: &Request<Incoming>) -> Response<ReplyBody> {
@@ -107,8 +97,7 @@ impl Service {
             "/v1/chat/completions" | "/chat/completions" | "/reset" => Method::POST,
             _ => {
                 let text = format!("Invalid URL ({method} {path})");
-                return ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", text)
-                    .into_response();
+                return ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", text).into_response();
             }
         };
         if *method != allowed {
@@ -139,20 +128,12 @@ impl Service {
             Err(too_large) => return Ok((self.other_id(), too_large.into_response())),
         };
         let parsed = ChatRequest::parse(&body);
-        let call_id = head
-            .headers
-            .get(CLIENT_REQUEST_ID)
-            .map(|header| CallId::from_header(header.as_bytes()));
+        let call_id =
+            head.headers.get(CLIENT_REQUEST_ID).map(|header| CallId::from_header(header.as_bytes()));
         let call_id = call_id.unwrap_or_else(|| {
-            CallId::from_prompt(
-                parsed
-                    .as_ref()
-                    .map_or(&*body, |request| request.prompt.as_bytes()),
-            )
+            CallId::from_prompt(parsed.as_ref().map_or(&*body, |request| request.prompt.as_bytes()))
         });
-        let number = call_id
-            .number
-            .unwrap_or_else(|| self.unnumbered_calls.fetch_add(1, Relaxed));
+        let number = call_id.number.unwrap_or_else(|| self.unnumbered_calls.fetch_add(1, Relaxed));
         let product = digest(self.config.seed, call_id.product.as_bytes());
         let id = digest(product, &number.to_le_bytes());
         let call = self.stats.receive(&call_id.product);
@@ -174,9 +155,7 @@ impl Service {
                 reply::add_retry_after(&mut response, verdict.retry_after_seconds());
                 hold(response, call)
             }
-            (Ok(()), None, Ok(request)) => {
-                self.answer(&request, &call_id.product, id, call).await?
-            }
+            (Ok(()), None, Ok(request)) => self.answer(&request, &call_id.product, id, call).await?,
         };
         if let Some(verdict) = verdict {
             reply::add_limit(&mut response, &verdict);
@@ -197,19 +176,14 @@ impl Service {
         }
         match fault {
             Some(Fault::RateLimited) => {
-                let text =
-                    "Rate limit reached for simulated (a simulated fault). Please try again in 1s.";
+                let text = "Rate limit reached for simulated (a simulated fault). Please try again in 1s.";
                 let mut response = ApiError::rate_limited(text).into_response();
                 reply::add_retry_after(&mut response, 1);
                 return Ok(hold(response, call));
             }
             Some(Fault::BadRequest) => {
-                let error =
-                    ApiError::invalid_request("Invalid value for 'messages' (a simulated fault).");
-                return Ok(hold(
-                    error.about("messages", "invalid_value").into_response(),
-                    call,
-                ));
+                let error = ApiError::invalid_request("Invalid value for 'messages' (a simulated fault).");
+                return Ok(hold(error.about("messages", "invalid_value").into_response(), call));
             }
             Some(Fault::Hung) => {
                 self.stopping.cancelled().await;
@@ -217,12 +191,7 @@ impl Service {
             }
             _ => {}
         }
-        let asked = Asked {
-            request,
-            product,
-            id,
-            fault,
-        };
+        let asked = Asked { request, product, id, fault };
         let body = match complete(&self.contracts, self.config.seed, &asked) {
             Ok(body) => Bytes::from(body),
             Err(error) => {
@@ -243,9 +212,7 @@ impl Service {
     }
 
     fn delay(&self, id: u64) -> Duration {
-        let Config {
-            latency, jitter, ..
-        } = self.config;
+        let Config { latency, jitter, .. } = self.config;
         if jitter.is_zero() {
             return latency;
         }
@@ -257,18 +224,13 @@ impl Service {
         let Some(wanted) = &self.config.api_key else {
             return Ok(());
         };
-        let given = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let text = match given {
             Some(given) if given == wanted => return Ok(()),
             Some(_) => "Incorrect API key provided. The simulator was started with another one.",
             None => "You didn't provide an API key: send it as 'Authorization: Bearer <key>'.",
         };
-        Err(
-            ApiError::new(StatusCode::UNAUTHORIZED, "invalid_request_error", text)
-                .coded("invalid_api_key"),
-        )
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_request_error", text).coded("invalid_api_key"))
     }
 }
 
@@ -284,10 +246,7 @@ fn server_error(id: u64) -> ApiError {
             "The server had an error while processing your request. Sorry about that!",
         ),
         (StatusCode::BAD_GATEWAY, "Bad gateway."),
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The engine is currently overloaded, please try again later.",
-        ),
+        (StatusCode::SERVICE_UNAVAILABLE, "The engine is currently overloaded, please try again later."),
     ];
     let (status, text) = ERRORS[Dice::new(id ^ ERROR_SALT).below(3) as usize];
     ApiError::new(status, "server_error", text)
@@ -295,11 +254,7 @@ fn server_error(id: u64) -> ApiError {
 
 fn wrong_method(method: &Method, path: &str, allowed: &str) -> Response<ReplyBody> {
     let text = format!("Not allowed to {method} on {path}: use {allowed}.");
-    let error = ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "invalid_request_error",
-        text,
-    );
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", text);
     let mut response = error.coded("method_not_supported").into_response();
     if let Ok(allowed) = HeaderValue::from_str(allowed) {
         response.headers_mut().insert(ALLOW, allowed);
@@ -329,11 +284,7 @@ async fn read(mut body: Incoming) -> Result<Result<Bytes, ApiError>, HungUp> {
     }
     if size_bytes > MAX_REQUEST_BYTES {
         let text = format!("The request is larger than the limit of {MAX_REQUEST_BYTES} bytes.");
-        return Ok(Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "invalid_request_error",
-            text,
-        )));
+        return Ok(Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", text)));
     }
     Ok(Ok(whole.freeze()))
 }

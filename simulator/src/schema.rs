@@ -80,9 +80,7 @@ impl Schema {
 
     /// The error names what in the schema is wrong or not understood.
     pub(crate) fn compile(root: &Value) -> Result<Self, String> {
-        let mut schema = Self {
-            nodes: compile::nodes(root)?,
-        };
+        let mut schema = Self { nodes: compile::nodes(root)? };
         schema.measure();
         Ok(schema)
     }
@@ -92,11 +90,7 @@ impl Schema {
     }
 
     pub(crate) fn height(&self, node: NodeId) -> u32 {
-        self.nodes[node]
-            .iter()
-            .map(|way| way.height)
-            .min()
-            .unwrap_or(IMPOSSIBLE)
+        self.nodes[node].iter().map(|way| way.height).min().unwrap_or(IMPOSSIBLE)
     }
 
     /// Heights start as impossible and only ever fall, so this ends; what never falls has no finite instance.
@@ -118,10 +112,7 @@ impl Schema {
 
     fn height_of(&self, shape: &Shape) -> u32 {
         let tallest = |nodes: &mut dyn Iterator<Item = NodeId>| {
-            nodes
-                .map(|node| self.height(node))
-                .max()
-                .map_or(0, |height| height.saturating_add(1))
+            nodes.map(|node| self.height(node)).max().map_or(0, |height| height.saturating_add(1))
         };
         match shape {
             Shape::List(list) => {
@@ -130,10 +121,7 @@ impl Schema {
                 tallest(&mut first.chain(rest.take(1)).take(list.min_items))
             }
             Shape::Record(record) => {
-                let required = record
-                    .properties
-                    .iter()
-                    .filter(|property| property.required);
+                let required = record.properties.iter().filter(|property| property.required);
                 tallest(&mut required.map(|property| property.node))
             }
             _ => 0,
@@ -169,21 +157,15 @@ mod tests {
 
     #[test]
     fn what_has_no_finite_instance_is_impossible() {
-        let endless =
-            json!({"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]});
+        let endless = json!({"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]});
         assert_eq!(height(endless), IMPOSSIBLE);
-        assert_eq!(
-            height(json!({"type": "string", "enum": [1, 2]})),
-            IMPOSSIBLE
-        );
+        assert_eq!(height(json!({"type": "string", "enum": [1, 2]})), IMPOSSIBLE);
         assert_eq!(height(json!(false)), IMPOSSIBLE);
     }
 
     #[test]
     fn errors_name_what_is_wrong() {
-        let error = Schema::compile(&json!({"properties": {"a": {"type": "text"}}}))
-            .err()
-            .unwrap();
+        let error = Schema::compile(&json!({"properties": {"a": {"type": "text"}}})).err().unwrap();
         assert_eq!(error, "'text' is not a JSON Schema type");
     }
 }

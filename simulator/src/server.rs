@@ -47,12 +47,7 @@ impl Simulator {
         let addr = listener.local_addr().context("the simulator's address")?;
         let stopping = CancellationToken::new();
         let service = Arc::new(Service::new(config, stopping.clone())?);
-        Ok(Self {
-            listener,
-            addr,
-            service,
-            stopping,
-        })
+        Ok(Self { listener, addr, service, stopping })
     }
 
     /// The address it is bound to, with the port that was free.
@@ -61,16 +56,8 @@ impl Simulator {
     }
 
     /// Serves until `shutdown` resolves, and returns within a second of it.
-    pub async fn serve(
-        self,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> anyhow::Result<()> {
-        let Self {
-            listener,
-            addr,
-            service,
-            stopping,
-        } = self;
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+        let Self { listener, addr, service, stopping } = self;
         let _stop_when_dropped = stopping.clone().drop_guard();
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -82,12 +69,7 @@ impl Simulator {
                 () = &mut shutdown => break,
                 accepted = accept(&listener, &permits) => accepted?,
             };
-            connections.spawn(connection(
-                stream,
-                permit,
-                Arc::clone(&service),
-                stopping.clone(),
-            ));
+            connections.spawn(connection(stream, permit, Arc::clone(&service), stopping.clone()));
         }
         drop(listener);
         stopping.cancel();
@@ -137,9 +119,6 @@ async fn connection(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(
-            error = &error as &dyn std::error::Error,
-            "connection ended early"
-        );
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended early");
     }
 }

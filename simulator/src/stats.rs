@@ -71,18 +71,11 @@ impl Stats {
         self.calls.fetch_add(1, Relaxed);
         let in_flight = self.in_flight.fetch_add(1, Relaxed) + 1;
         self.max_in_flight.fetch_max(in_flight, Relaxed);
-        let tally = self
-            .products
-            .as_ref()
-            .map(|products| products.tally(product));
+        let tally = self.products.as_ref().map(|products| products.tally(product));
         if let Some(tally) = &tally {
             tally.calls.fetch_add(1, Relaxed);
         }
-        Call {
-            stats: Arc::clone(self),
-            product: tally,
-            era: self.era.load(Relaxed),
-        }
+        Call { stats: Arc::clone(self), product: tally, era: self.era.load(Relaxed) }
     }
 
     /// Clears all but the calls in flight: those are a fact, not a count.
@@ -92,16 +85,14 @@ impl Stats {
         for counter in counters.into_iter().chain(&self.faults) {
             counter.store(0, Relaxed);
         }
-        self.max_in_flight
-            .store(self.in_flight.load(Relaxed), Relaxed);
+        self.max_in_flight.store(self.in_flight.load(Relaxed), Relaxed);
         for shard in self.products.iter().flat_map(|products| &products.shards) {
             lock(shard).clear();
         }
     }
 
     pub(crate) fn report(&self, by_product: bool) -> Report {
-        let named =
-            Fault::ALL.map(|fault| (fault.name(), self.faults[fault as usize].load(Relaxed)));
+        let named = Fault::ALL.map(|fault| (fault.name(), self.faults[fault as usize].load(Relaxed)));
         let mut faults: BTreeMap<_, _> = named.into_iter().collect();
         faults.insert("over_limit", self.over_limit.load(Relaxed));
         Report {
@@ -112,11 +103,7 @@ impl Stats {
             max_in_flight: self.max_in_flight.load(Relaxed),
             faults,
             products: self.products.as_ref().map(Products::len),
-            by_product: self
-                .products
-                .as_ref()
-                .filter(|_| by_product)
-                .map(Products::report),
+            by_product: self.products.as_ref().filter(|_| by_product).map(Products::report),
         }
     }
 }
@@ -132,10 +119,7 @@ impl Products {
     }
 
     fn len(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|shard| lock(shard).len() as u64)
-            .sum()
+        self.shards.iter().map(|shard| lock(shard).len() as u64).sum()
     }
 
     fn report(&self) -> BTreeMap<Box<str>, ProductReport> {
@@ -224,10 +208,7 @@ mod tests {
         let told = report(&stats, true);
         assert_eq!(told["calls"], 2);
         assert_eq!(told["answers"], 1);
-        assert_eq!(
-            (&told["in_flight"], &told["max_in_flight"]),
-            (&json!(1), &json!(2))
-        );
+        assert_eq!((&told["in_flight"], &told["max_in_flight"]), (&json!(1), &json!(2)));
         assert_eq!(told["faults"]["hung"], 1);
         let by_product = json!({"a": {"calls": 1, "answers": 1}, "b": {"calls": 1, "answers": 0}});
         assert_eq!(told["by_product"], by_product);
@@ -245,10 +226,7 @@ mod tests {
         assert_eq!(report(&stats, true)["max_in_flight"], 1);
         old.answered();
         let told = report(&stats, true);
-        assert_eq!(
-            (&told["calls"], &told["answers"], &told["in_flight"]),
-            (&json!(0), &json!(0), &json!(0))
-        );
+        assert_eq!((&told["calls"], &told["answers"], &told["in_flight"]), (&json!(0), &json!(0), &json!(0)));
         assert_eq!(told["by_product"], json!({}));
     }
 

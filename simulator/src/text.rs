@@ -23,11 +23,7 @@ pub(crate) fn make(text: &Text, topic: Topic, subject: &Subject<'_>, dice: &mut 
     if let Some(pattern) = &text.pattern {
         return Value::String(matching(pattern, text, dice));
     }
-    if let Some(formatted) = text
-        .format
-        .as_deref()
-        .and_then(|format| formatted(format, dice))
-    {
+    if let Some(formatted) = text.format.as_deref().and_then(|format| formatted(format, dice)) {
         return Value::String(formatted);
     }
     Value::String(fitted(subject.words(topic, dice), text, subject, dice))
@@ -71,11 +67,7 @@ fn formatted(format: &str, dice: &mut Dice) -> Option<String> {
         "uuid" => {
             let (high, low) = (from(0, u64::MAX - 1), from(0, u64::MAX - 1));
             let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0xfff);
-            format!(
-                "{a:08x}-{b:04x}-4{c:03x}-{:04x}-{:012x}",
-                0x8000 | low >> 50,
-                low & 0xffff_ffff_ffff
-            )
+            format!("{a:08x}-{b:04x}-4{c:03x}-{:04x}-{:012x}", 0x8000 | low >> 50, low & 0xffff_ffff_ffff)
         }
         "json-pointer" => format!("/products/{}", from(0, 99)),
         "regex" => "^[a-z]+$".to_owned(),
@@ -84,21 +76,13 @@ fn formatted(format: &str, dice: &mut Dice) -> Option<String> {
 }
 
 fn matching(pattern: &Hir, text: &Text, dice: &mut Dice) -> String {
-    let longest = text
-        .max_chars
-        .unwrap_or(MAX_TEXT_BYTES)
-        .min(text.min_chars.saturating_add(12));
+    let longest = text.max_chars.unwrap_or(MAX_TEXT_BYTES).min(text.min_chars.saturating_add(12));
     let mut made = String::new();
     for attempt in 0..PATTERN_TRIES {
         let spare = longest.saturating_sub(text.min_chars) as u64;
         let wanted = text.min_chars + dice.below(spare + 1) as usize;
         made.clear();
-        write(
-            pattern,
-            (attempt >= NATURAL_TRIES).then_some(wanted),
-            dice,
-            &mut made,
-        );
+        write(pattern, (attempt >= NATURAL_TRIES).then_some(wanted), dice, &mut made);
         let chars = made.chars().count();
         if chars >= text.min_chars && text.max_chars.is_none_or(|max| chars <= max) {
             break;
@@ -145,33 +129,19 @@ fn write(pattern: &Hir, wanted: Option<usize>, dice: &mut Dice, out: &mut String
 
 /// Letters and digits if the class has any, then other visible ASCII, then whatever it begins with.
 fn pick(class: &Class, dice: &mut Dice) -> Option<char> {
-    const PREFERRED: [&[(char, char)]; 3] = [
-        &[('0', '9'), ('A', 'Z'), ('a', 'z')],
-        &[(' ', '~')],
-        &[('\0', char::MAX)],
-    ];
+    const PREFERRED: [&[(char, char)]; 3] =
+        [&[('0', '9'), ('A', 'Z'), ('a', 'z')], &[(' ', '~')], &[('\0', char::MAX)]];
     let ranges: Vec<(char, char)> = match class {
-        Class::Unicode(class) => class
-            .ranges()
-            .iter()
-            .map(|range| (range.start(), range.end()))
-            .collect(),
-        Class::Bytes(class) => class
-            .ranges()
-            .iter()
-            .map(|range| (range.start().into(), range.end().into()))
-            .collect(),
+        Class::Unicode(class) => class.ranges().iter().map(|range| (range.start(), range.end())).collect(),
+        Class::Bytes(class) => {
+            class.ranges().iter().map(|range| (range.start().into(), range.end().into())).collect()
+        }
     };
     let common = |wanted: &[(char, char)]| -> Vec<(char, char)> {
-        let pairs = wanted
-            .iter()
-            .flat_map(|a| ranges.iter().map(move |b| (a.0.max(b.0), a.1.min(b.1))));
+        let pairs = wanted.iter().flat_map(|a| ranges.iter().map(move |b| (a.0.max(b.0), a.1.min(b.1))));
         pairs.filter(|(start, end)| start <= end).collect()
     };
-    let ranges = PREFERRED
-        .into_iter()
-        .map(common)
-        .find(|common| !common.is_empty())?;
+    let ranges = PREFERRED.into_iter().map(common).find(|common| !common.is_empty())?;
     let (start, end) = *dice.pick(&ranges)?;
     let offset = dice.below(u64::from(u32::from(end) - u32::from(start)) + 1) as u32;
     char::from_u32(u32::from(start) + offset).or(Some(start))
@@ -184,17 +154,12 @@ mod tests {
 
     /// Every string is checked by the validator, not by a second opinion written here.
     fn always_valid(schema: Value) {
-        let validator = jsonschema::options()
-            .should_validate_formats(true)
-            .build(&schema)
-            .unwrap();
+        let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
         let text = Text {
             min_chars: schema["minLength"].as_u64().unwrap_or(0) as usize,
             max_chars: schema["maxLength"].as_u64().map(|max| max as usize),
             format: schema["format"].as_str().map(str::to_owned),
-            pattern: schema["pattern"]
-                .as_str()
-                .map(|pattern| regex_syntax::parse(pattern).unwrap()),
+            pattern: schema["pattern"].as_str().map(|pattern| regex_syntax::parse(pattern).unwrap()),
         };
         for seed in 0..50 {
             let mut dice = Dice::new(seed);
@@ -248,9 +213,7 @@ mod tests {
         always_valid(
             json!({"type": "string", "pattern": "^[a-z]+$", "minLength": 200, "maxLength": 100_000}),
         );
-        always_valid(
-            json!({"type": "string", "pattern": "[a-z]+", "minLength": 3, "maxLength": 5}),
-        );
+        always_valid(json!({"type": "string", "pattern": "[a-z]+", "minLength": 3, "maxLength": 5}));
     }
 
     #[test]

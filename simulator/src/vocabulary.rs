@@ -104,9 +104,7 @@ pub(crate) const DEPARTMENTS: [Department; 8] = [
             "bpa-free",
             "gift",
         ],
-        hints: [
-            "mug", "pan", "pot", "knife", "kettle", "bowl", "plate", "cup",
-        ],
+        hints: ["mug", "pan", "pot", "knife", "kettle", "bowl", "plate", "cup"],
     },
     Department {
         name: "Clothing",
@@ -121,9 +119,7 @@ pub(crate) const DEPARTMENTS: [Department; 8] = [
             "merino",
             "winter",
         ],
-        hints: [
-            "shirt", "jacket", "sock", "sweater", "coat", "dress", "jeans", "hat",
-        ],
+        hints: ["shirt", "jacket", "sock", "sweater", "coat", "dress", "jeans", "hat"],
     },
     Department {
         name: "Electronics",
@@ -138,16 +134,7 @@ pub(crate) const DEPARTMENTS: [Department; 8] = [
             "hi-res",
             "backlit",
         ],
-        hints: [
-            "headphone",
-            "charger",
-            "camera",
-            "keyboard",
-            "speaker",
-            "cable",
-            "phone",
-            "laptop",
-        ],
+        hints: ["headphone", "charger", "camera", "keyboard", "speaker", "cable", "phone", "laptop"],
     },
     Department {
         name: "Home & Garden",
@@ -162,9 +149,7 @@ pub(crate) const DEPARTMENTS: [Department; 8] = [
             "foldable",
             "rustic",
         ],
-        hints: [
-            "lamp", "planter", "pillow", "rug", "blanket", "candle", "vase", "hose",
-        ],
+        hints: ["lamp", "planter", "pillow", "rug", "blanket", "candle", "vase", "hose"],
     },
     Department {
         name: "Sports & Outdoors",
@@ -179,9 +164,7 @@ pub(crate) const DEPARTMENTS: [Department; 8] = [
             "grippy",
             "durable",
         ],
-        hints: [
-            "tent", "bike", "helmet", "backpack", "bottle", "ball", "mat", "ski",
-        ],
+        hints: ["tent", "bike", "helmet", "backpack", "bottle", "ball", "mat", "ski"],
     },
     Department {
         name: "Beauty",
@@ -196,19 +179,11 @@ pub(crate) const DEPARTMENTS: [Department; 8] = [
             "refillable",
             "matte",
         ],
-        hints: [
-            "cream", "shampoo", "soap", "perfume", "lotion", "lipstick", "serum", "balm",
-        ],
+        hints: ["cream", "shampoo", "soap", "perfume", "lotion", "lipstick", "serum", "balm"],
     },
     Department {
         name: "Toys & Games",
-        subcategories: [
-            "Puzzles",
-            "Board Games",
-            "Building Sets",
-            "Dolls",
-            "Craft Kits",
-        ],
+        subcategories: ["Puzzles", "Board Games", "Building Sets", "Dolls", "Craft Kits"],
         tags: [
             "educational",
             "wooden",
@@ -219,9 +194,7 @@ pub(crate) const DEPARTMENTS: [Department; 8] = [
             "stem",
             "ages-6-plus",
         ],
-        hints: [
-            "puzzle", "game", "toy", "doll", "blocks", "robot", "kite", "plush",
-        ],
+        hints: ["puzzle", "game", "toy", "doll", "blocks", "robot", "kite", "plush"],
     },
     Department {
         name: "Office",
@@ -236,9 +209,7 @@ pub(crate) const DEPARTMENTS: [Department; 8] = [
             "fsc-certified",
             "minimalist",
         ],
-        hints: [
-            "notebook", "pen", "desk", "chair", "stapler", "folder", "paper", "pencil",
-        ],
+        hints: ["notebook", "pen", "desk", "chair", "stapler", "folder", "paper", "pencil"],
     },
 ];
 
@@ -280,25 +251,14 @@ pub(crate) const AUDIENCES: [&str; 8] = [
     "students",
     "gift buyers",
 ];
-pub(crate) const ATTRIBUTES: [&str; 8] = [
-    "material", "color", "size", "weight", "capacity", "finish", "origin", "care",
-];
+pub(crate) const ATTRIBUTES: [&str; 8] =
+    ["material", "color", "size", "weight", "capacity", "finish", "origin", "care"];
 pub(crate) const SENTIMENTS: [&str; 4] = ["positive", "neutral", "negative", "mixed"];
 pub(crate) const LANGUAGES: [&str; 6] = ["en", "de", "fr", "es", "it", "nl"];
 pub(crate) const COUNTRIES: [&str; 8] = ["DE", "FR", "IT", "JP", "PL", "PT", "SE", "US"];
 pub(crate) const CURRENCIES: [&str; 4] = ["EUR", "USD", "GBP", "JPY"];
-pub(crate) const COLORS: [&str; 10] = [
-    "black",
-    "white",
-    "blue",
-    "red",
-    "green",
-    "grey",
-    "beige",
-    "navy",
-    "olive",
-    "terracotta",
-];
+pub(crate) const COLORS: [&str; 10] =
+    ["black", "white", "blue", "red", "green", "grey", "beige", "navy", "olive", "terracotta"];
 pub(crate) const BRANDS: [&str; 10] = [
     "Nordvik",
     "Halden & Co",
@@ -311,18 +271,8 @@ pub(crate) const BRANDS: [&str; 10] = [
     "Alto",
     "Marram",
 ];
-pub(crate) const MATERIALS: [&str; 10] = [
-    "cotton",
-    "steel",
-    "oak",
-    "ceramic",
-    "glass",
-    "leather",
-    "wool",
-    "aluminium",
-    "bamboo",
-    "linen",
-];
+pub(crate) const MATERIALS: [&str; 10] =
+    ["cotton", "steel", "oak", "ceramic", "glass", "leather", "wool", "aluminium", "bamboo", "linen"];
 
 #[cfg(test)]
 mod tests {
@@ -330,23 +280,9 @@ mod tests {
 
     #[test]
     fn names_tell_topics() {
-        let told = [
-            "Subcategory",
-            "category",
-            "tags",
-            "shortSummary",
-            "unit_price",
-            "x",
-        ]
-        .map(Topic::of);
-        let meant = [
-            Topic::Subcategory,
-            Topic::Category,
-            Topic::Tag,
-            Topic::Sentence,
-            Topic::Price,
-            Topic::Other,
-        ];
+        let told = ["Subcategory", "category", "tags", "shortSummary", "unit_price", "x"].map(Topic::of);
+        let meant =
+            [Topic::Subcategory, Topic::Category, Topic::Tag, Topic::Sentence, Topic::Price, Topic::Other];
         assert_eq!(told, meant);
     }
 }

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use crate::dice::Dice;
 use crate::vocabulary::{
-    ADJECTIVES, ATTRIBUTES, AUDIENCES, BRANDS, COLORS, COUNTRIES, CURRENCIES, DEPARTMENTS,
-    Department, LANGUAGES, MATERIALS, NOUNS, SENTIMENTS, Topic,
+    ADJECTIVES, ATTRIBUTES, AUDIENCES, BRANDS, COLORS, COUNTRIES, CURRENCIES, DEPARTMENTS, Department,
+    LANGUAGES, MATERIALS, NOUNS, SENTIMENTS, Topic,
 };
 
 /// Longest title taken over from a prompt.
@@ -55,19 +55,13 @@ impl<'a> Subject<'a> {
 
     pub(crate) fn sentence(&self, dice: &mut Dice) -> String {
         let Self { title, department } = self;
-        let (adjective, noun, audience) = (
-            dice.word(&ADJECTIVES),
-            dice.word(&NOUNS),
-            dice.word(&AUDIENCES),
-        );
+        let (adjective, noun, audience) = (dice.word(&ADJECTIVES), dice.word(&NOUNS), dice.word(&AUDIENCES));
         let subcategory = dice.word(&department.subcategories).to_lowercase();
         match dice.below(4) {
             0 => format!("{title}: a {adjective} choice in {subcategory}, made for {audience}."),
             1 => format!("{title} stands out for its {adjective} {noun} and suits {audience}."),
             2 => format!("With its {adjective} {noun}, {title} is a good pick for {audience}."),
-            _ => format!(
-                "{title} belongs to {subcategory}; buyers will like the {adjective} {noun}."
-            ),
+            _ => format!("{title} belongs to {subcategory}; buyers will like the {adjective} {noun}."),
         }
     }
 }
@@ -77,12 +71,7 @@ fn department_of(title: &str) -> Option<&'static Department> {
     let words = title.split(|c: char| !c.is_alphanumeric());
     let mut told = words.filter_map(|word| {
         let one = word.strip_suffix('s').unwrap_or(word);
-        DEPARTMENTS.iter().find(|department| {
-            department
-                .hints
-                .iter()
-                .any(|hint| [word, one].contains(hint))
-        })
+        DEPARTMENTS.iter().find(|department| department.hints.iter().any(|hint| [word, one].contains(hint)))
     });
     told.next()
 }
@@ -92,11 +81,7 @@ fn title_in(prompt: &str) -> Option<Cow<'_, str>> {
     const MEMBERS: [&str; 3] = ["\"title\":", "\"name\":", "\"product_name\":"];
     const LINES: [&str; 4] = ["Title:", "title:", "Name:", "name:"];
     let member = MEMBERS.iter().find_map(|member| {
-        let after = prompt
-            .split_once(member)?
-            .1
-            .trim_start()
-            .strip_prefix('"')?;
+        let after = prompt.split_once(member)?.1.trim_start().strip_prefix('"')?;
         let raw = &after[..end_of_string(after)?];
         if !raw.contains('\\') {
             return Some(Cow::Borrowed(clip(raw)));
@@ -121,9 +106,7 @@ fn end_of_string(text: &str) -> Option<usize> {
 }
 
 fn clip(text: &str) -> &str {
-    text.char_indices()
-        .nth(MAX_TITLE_CHARS)
-        .map_or(text, |(end, _)| &text[..end])
+    text.char_indices().nth(MAX_TITLE_CHARS).map_or(text, |(end, _)| &text[..end])
 }
 
 #[cfg(test)]
@@ -132,18 +115,9 @@ mod tests {
 
     #[test]
     fn titles_are_found_in_json_and_in_lines() {
-        assert_eq!(
-            title_in(r#"Product: {"id":"1", "title" : 3, "name": "Mug"}"#).unwrap(),
-            "Mug"
-        );
-        assert_eq!(
-            title_in(r#"{"title":"12\" pan \u00e9"}"#).unwrap(),
-            "12\" pan é"
-        );
-        assert_eq!(
-            title_in("Analyse.\nTitle: Blue mug\nPrice: 3").unwrap(),
-            "Blue mug"
-        );
+        assert_eq!(title_in(r#"Product: {"id":"1", "title" : 3, "name": "Mug"}"#).unwrap(), "Mug");
+        assert_eq!(title_in(r#"{"title":"12\" pan \u00e9"}"#).unwrap(), "12\" pan é");
+        assert_eq!(title_in("Analyse.\nTitle: Blue mug\nPrice: 3").unwrap(), "Blue mug");
         assert_eq!(title_in("nothing here"), None);
         assert_eq!(title_in(r#"{"title":"cut"#), None);
     }
@@ -154,11 +128,7 @@ mod tests {
         let subject = Subject::of(r#"{"title":"Blue mug"}"#, "sku-1", &mut dice);
         for _ in 0..20 {
             assert_eq!(subject.words(Topic::Category, &mut dice), "Kitchen");
-            assert!(
-                subject
-                    .words(Topic::Sentence, &mut dice)
-                    .contains("Blue mug")
-            );
+            assert!(subject.words(Topic::Sentence, &mut dice).contains("Blue mug"));
         }
     }
 }

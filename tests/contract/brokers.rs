@@ -47,7 +47,8 @@ over_both_brokers!(
 );
 
 fn task(id: &str) -> Task {
-    let product = serde_json::value::to_raw_value(&serde_json::json!({"id": id, "title": "größer\n"})).unwrap();
+    let product =
+        serde_json::value::to_raw_value(&serde_json::json!({"id": id, "title": "größer\n"})).unwrap();
     Task::new(id.to_owned(), 7, product)
 }
 
@@ -129,7 +130,9 @@ async fn waiting_for_a_message_can_be_given_up_without_losing_one(broker: &dyn B
     let mut tasks = broker.tasks(4).await.unwrap();
     for number in 0..5 {
         for _ in 0..20 {
-            let _ = timeout(Duration::from_micros(50), tasks.next()).await.map(|_| panic!("nothing was published"));
+            let _ = timeout(Duration::from_micros(50), tasks.next())
+                .await
+                .map(|_| panic!("nothing was published"));
         }
         broker.publish_task(&task(&number.to_string())).await.unwrap();
         let got = next(&mut tasks).await;

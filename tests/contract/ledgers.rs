@@ -251,7 +251,9 @@ async fn failed_products_can_be_put_back() {
     let scan = scan(&ledger).await;
     ledger.admit(scan, 1, &[hash("SM-1")]).await.unwrap();
     let golden = include_str!("../../pipeline/golden/failed.v1.json");
-    let Outcome::Failed(line) = Outcome::decode(golden.trim_end().as_bytes()).unwrap() else { panic!("not failed") };
+    let Outcome::Failed(line) = Outcome::decode(golden.trim_end().as_bytes()).unwrap() else {
+        panic!("not failed")
+    };
     let done = Done::Failed { hash: line.hash(), class: FailureClass::Malformed, line: line.json() };
     ledger.record(&[done], &mark(1)).await.unwrap();
 
@@ -265,7 +267,10 @@ async fn failed_products_can_be_put_back() {
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 1, "kept until it is published");
     ledger.forget_failures(&[task.hash()]).await.unwrap();
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 0);
-    assert!(matches!(ledger.claim(task.hash(), "one", LEASE).await.unwrap(), Claim::Granted { repeated: false }));
+    assert!(matches!(
+        ledger.claim(task.hash(), "one", LEASE).await.unwrap(),
+        Claim::Granted { repeated: false }
+    ));
     let progress = ledger.progress().await.unwrap();
     assert_eq!((progress.failed, progress.scan.unwrap().failed, progress.failures), (0, 0, vec![]));
 }

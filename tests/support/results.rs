@@ -22,9 +22,13 @@ impl Results {
     pub(crate) fn read(out: &Path) -> Self {
         let lines = |name: &str| {
             let text = fs::read_to_string(out.join(name)).unwrap_or_default();
-            text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+            text.lines()
+                .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+                .collect()
         };
-        let whole = |name: &str| fs::read(out.join(name)).map_or(Value::Null, |b| serde_json::from_slice(&b).unwrap());
+        let whole = |name: &str| {
+            fs::read(out.join(name)).map_or(Value::Null, |b| serde_json::from_slice(&b).unwrap())
+        };
         Self {
             journal: lines("enriched_products_incremental.jsonl"),
             failures: lines("failed_products.jsonl"),
@@ -58,7 +62,8 @@ impl Results {
     #[track_caller]
     pub(crate) fn assert_summary_adds_up(&self) {
         let count = |name: &str| self.summary["counts"][name].as_u64();
-        let parts = ["completed", "failed", "rejected", "remaining"].map(|part| count(part).unwrap_or(u64::MAX / 8));
+        let parts =
+            ["completed", "failed", "rejected", "remaining"].map(|part| count(part).unwrap_or(u64::MAX / 8));
         assert_eq!(count("input"), Some(parts.iter().sum()), "{:#}", self.summary);
         assert_eq!(count("completed"), Some(self.journal.len() as u64));
         assert_eq!(count("failed"), Some(self.failures.len() as u64));

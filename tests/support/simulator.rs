@@ -25,7 +25,12 @@ impl Simulator {
         let process = shelfmill().args(["simulate", "--port", "0"]).args(options).start();
         let url = eventually(Duration::from_secs(20), "the simulator's address", || {
             let stdout = process.stdout();
-            stdout.lines().next().filter(|line| line.starts_with("http://")).map(ToOwned::to_owned).ok_or(stdout)
+            stdout
+                .lines()
+                .next()
+                .filter(|line| line.starts_with("http://"))
+                .map(ToOwned::to_owned)
+                .ok_or(stdout)
         });
         Self { _process: process, url }
     }
@@ -44,7 +49,8 @@ impl Simulator {
     pub(crate) fn stats(&self) -> Value {
         let address = self.url.trim_start_matches("http://").trim_end_matches("/v1");
         let mut stream = TcpStream::connect(address).expect("the simulator listens");
-        write!(stream, "GET /stats HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").expect("a request");
+        write!(stream, "GET /stats HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")
+            .expect("a request");
         let mut reply = String::new();
         stream.read_to_string(&mut reply).expect("a reply");
         let body = reply.split_once("\r\n\r\n").expect("a body").1;

@@ -14,7 +14,7 @@ use shelfmill_pipeline::{
     job::{AnswerSchema, Job, JobFingerprint, Prompt},
     ledger::Ledger,
     message::{Line, Outcome, Task},
-    record::{Failure, FailureLine, Meta, RAW_LIMIT_BYTES, ResultLine},
+    record::{Failure, FailureLine, Meta, ResultLine},
     shutdown::Stopper,
 };
 
@@ -57,11 +57,20 @@ pub(crate) struct Analyst {
 impl Analyst {
     pub(crate) fn new(config: &WorkerConfig, job: Job) -> anyhow::Result<Self> {
         let prompt = Prompt::compile(&job.prompt)
-            .map_err(|errors| anyhow::Error::msg(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+            .map_err(|errors| {
+                anyhow::Error::msg(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            })
             .context("the job's prompt")?;
         let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
         let endpoint = Endpoint::new(config.base_url.as_deref(), &job)?;
-        Ok(Self { fingerprint: job.fingerprint(), prompt, schema, endpoint, worker: config.name.clone(), job })
+        Ok(Self {
+            fingerprint: job.fingerprint(),
+            prompt,
+            schema,
+            endpoint,
+            worker: config.name.clone(),
+            job,
+        })
     }
 
     pub(crate) fn job(&self) -> &Job {
@@ -147,10 +156,6 @@ impl Analyst {
 
     fn failed(&self, task: &Task, failure: CallFailure, latency: Duration) -> Outcome {
         let CallFailure { class, message, raw, .. } = failure;
-        let raw = raw.map(|mut raw| {
-            raw.truncate(raw.floor_char_boundary(RAW_LIMIT_BYTES));
-            raw
-        });
         Outcome::Failed(Line::of_failure(&FailureLine {
             id: task.id.clone(),
             seq: task.seq,

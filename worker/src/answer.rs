@@ -87,9 +87,9 @@ impl Answer {
         }
         let analysis: Value = serde_json::from_str(unfenced(&content))
             .map_err(|error| fail(FailureClass::Malformed, format!("the answer is not JSON: {error}")))?;
-        schema
-            .check(&analysis)
-            .map_err(|violation| fail(FailureClass::SchemaViolation, format!("the answer breaks the schema: {violation}")))?;
+        schema.check(&analysis).map_err(|violation| {
+            fail(FailureClass::SchemaViolation, format!("the answer breaks the schema: {violation}"))
+        })?;
         serde_json::value::to_raw_value(&analysis)
             .map_err(|error| fail(FailureClass::Malformed, error.to_string()))
     }
@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_whole_json_and_what_was_asked_for() {
-        let said = |content: &str, finish: &str| json!({"message": {"content": content}, "finish_reason": finish});
+        let said =
+            |content: &str, finish: &str| json!({"message": {"content": content}, "finish_reason": finish});
         assert_eq!(class_of(&said("{\"a\":\n 1}", "stop")), Ok("{\"a\":1}".to_owned()));
         assert_eq!(class_of(&said("```json\n{\"a\":1}\n```", "stop")), Ok("{\"a\":1}".to_owned()));
         assert_eq!(class_of(&said("{\"a\":1}", "length")), Err(FailureClass::Truncated));

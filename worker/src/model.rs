@@ -97,7 +97,9 @@ impl Endpoint {
         let url = Url::parse(&url)
             .ok()
             .filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
-            .with_context(|| format!("the model's URL '{base}' is not one (it begins with http:// or https://)"))?;
+            .with_context(|| {
+                format!("the model's URL '{base}' is not one (it begins with http:// or https://)")
+            })?;
         let schema = &job.output.schema;
         let response_format = serde_json::value::to_raw_value(&serde_json::json!({
             "type": "json_schema",
@@ -142,7 +144,11 @@ pub(crate) struct ModelClient {
 }
 
 impl ModelClient {
-    pub(crate) fn new(concurrency: u32, key: Option<SecretString>, recycle_every: u32) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        concurrency: u32,
+        key: Option<SecretString>,
+        recycle_every: u32,
+    ) -> anyhow::Result<Self> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(key) = key {
@@ -210,12 +216,17 @@ fn build(connections: usize) -> anyhow::Result<Client> {
 /// Names the product and the call, for the provider's support and for the simulator.
 fn request_id(id: &str, number: u32) -> String {
     let id = utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
-    if id.len() > MAX_REQUEST_ID_BYTES { format!("{:?}/{number}", IdHash::of(&id)) } else { format!("{id}/{number}") }
+    if id.len() > MAX_REQUEST_ID_BYTES {
+        format!("{:?}/{number}", IdHash::of(&id))
+    } else {
+        format!("{id}/{number}")
+    }
 }
 
 /// The body, or `None` where it is larger than `limit_bytes`.
 async fn read(mut response: Response, limit_bytes: usize) -> Result<Option<Vec<u8>>, CallFailure> {
-    let mut body = Vec::with_capacity(response.content_length().unwrap_or(0).min(MAX_ERROR_BYTES as u64) as usize);
+    let mut body =
+        Vec::with_capacity(response.content_length().unwrap_or(0).min(MAX_ERROR_BYTES as u64) as usize);
     while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
         if body.len() + chunk.len() > limit_bytes {
             return Ok(None);
@@ -232,7 +243,11 @@ fn broken(error: &reqwest::Error) -> CallFailure {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    let what = if error.is_connect() { "cannot connect to the model's server" } else { "the connection to the model's server broke" };
+    let what = if error.is_connect() {
+        "cannot connect to the model's server"
+    } else {
+        "the connection to the model's server broke"
+    };
     CallFailure::new(class, format!("{what}: {cause}"))
 }
 

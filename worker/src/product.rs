@@ -110,7 +110,9 @@ impl Desk {
                 tracing::info!("the run's job was changed, going on with the new one");
                 *self.analyst.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(analyst);
             }
-            Err(error) => tracing::error!(%error, "the run's new job cannot be used, going on with the old one"),
+            Err(error) => {
+                tracing::error!(%error, "the run's new job cannot be used, going on with the old one")
+            }
         }
     }
 

@@ -59,8 +59,7 @@ impl MemoryBroker {
 #[async_trait]
 impl Broker for MemoryBroker {
     async fn publish_task(&self, task: &Task) -> Result<(), BrokerError> {
-        let place =
-            Arc::clone(&self.places).acquire_owned().await.map_err(|_| BrokerError::Closed)?;
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| BrokerError::Closed)?;
         self.counts.ready.fetch_add(1, Ordering::Relaxed);
         self.tasks.send(Queued { task: task.clone(), place }).map_err(|_| BrokerError::Closed)
     }
@@ -71,11 +70,7 @@ impl Broker for MemoryBroker {
 
     async fn tasks(&self, _prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
         let source = self.task_source.lock().await.take().ok_or(BrokerError::Closed)?;
-        Ok(Box::new(Tasks {
-            source,
-            sender: self.tasks.downgrade(),
-            counts: Arc::clone(&self.counts),
-        }))
+        Ok(Box::new(Tasks { source, sender: self.tasks.downgrade(), counts: Arc::clone(&self.counts) }))
     }
 
     async fn outcomes(&self, _prefetch: u16) -> Result<Box<dyn Consumer<Outcome>>, BrokerError> {
@@ -104,8 +99,7 @@ impl Consumer<Task> for Tasks {
     async fn next(&mut self) -> Result<Delivery<Task>, BrokerError> {
         let Queued { task, place } = self.source.recv().await.ok_or(BrokerError::Closed)?;
         self.counts.ready.fetch_sub(1, Ordering::Relaxed);
-        let receipt =
-            TaskReceipt { place, sender: self.sender.clone(), counts: Arc::clone(&self.counts) };
+        let receipt = TaskReceipt { place, sender: self.sender.clone(), counts: Arc::clone(&self.counts) };
         Ok(Delivery::new(task, receipt))
     }
 

@@ -15,11 +15,11 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::StreamExt;
 use lapin::{
     Acker, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind,
-    options::{
-        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions,
-        BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
-    },
     message::Delivery as LapinDelivery,
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+        ConfirmSelectOptions, QueueDeclareOptions,
+    },
     protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
     runtime,
     tcp::OwnedTLSConfig,
@@ -99,18 +99,18 @@ struct Link {
 impl RabbitBroker {
     /// Checks the configuration; connects when first used.
     pub fn new(config: RabbitConfig, stopper: Stopper) -> Result<Self, BrokerError> {
-        let mut uri: AMQPUri = config.url.expose_secret().parse().map_err(|reason: String| {
-            BrokerError::Refused { at: "the given URL".into(), reason }
-        })?;
+        let mut uri: AMQPUri = config
+            .url
+            .expose_secret()
+            .parse()
+            .map_err(|reason: String| BrokerError::Refused { at: "the given URL".into(), reason })?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
         let cert_chain = match &config.ca_file {
             None => None,
-            Some(file) => {
-                Some(std::fs::read_to_string(file).map_err(|error| BrokerError::Certificates {
-                    file: file.display().to_string(),
-                    reason: error.to_string(),
-                })?)
-            }
+            Some(file) => Some(std::fs::read_to_string(file).map_err(|error| BrokerError::Certificates {
+                file: file.display().to_string(),
+                reason: error.to_string(),
+            })?),
         };
         let at = format!("{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost);
         Ok(Self {
@@ -127,7 +127,11 @@ impl RabbitBroker {
         })
     }
 
-    async fn consume<M: Wire>(&self, queue: &str, prefetch: u16) -> Result<Box<dyn Consumer<M>>, BrokerError> {
+    async fn consume<M: Wire>(
+        &self,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<Box<dyn Consumer<M>>, BrokerError> {
         Ok(Box::new(RabbitConsumer::start(Arc::clone(&self.shared), queue, prefetch).await?))
     }
 }
@@ -477,7 +481,12 @@ impl Shared {
     }
 
     /// Puts a message nobody here can read where a person will look.
-    async fn dead_letter(&self, queue: &str, found: &LapinDelivery, error: &DecodeError) -> Result<(), BrokerError> {
+    async fn dead_letter(
+        &self,
+        queue: &str,
+        found: &LapinDelivery,
+        error: &DecodeError,
+    ) -> Result<(), BrokerError> {
         let reason = std::error::Error::source(error)
             .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
         tracing::error!(queue, reason, "a message went to the dead queue");

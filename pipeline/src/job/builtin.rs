@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Job, Limits, Llm, Output, PromptTemplates};
+use super::{Limits, Llm, Output, PromptTemplates};
 
 impl Llm {
     pub(super) const DEFAULT_MODEL: &str = "gpt-4.1-mini";
@@ -53,17 +53,6 @@ impl Default for PromptTemplates {
 impl Default for Output {
     fn default() -> Self {
         Self { schema: schema() }
-    }
-}
-
-impl Default for Job {
-    fn default() -> Self {
-        Self {
-            llm: Llm::default(),
-            prompt: PromptTemplates::default(),
-            output: Output::default(),
-            limits: Limits::default(),
-        }
     }
 }
 

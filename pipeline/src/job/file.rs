@@ -190,7 +190,10 @@ impl<'t> Reader<'t> {
         match json(found.get_ref()) {
             Value::Object(fields) => {
                 for own in OWN_FIELDS.iter().filter(|own| fields.contains_key(**own)) {
-                    self.problem(at.clone(), format!("'llm.extra.{own}' is a field that Shelfmill writes itself"));
+                    self.problem(
+                        at.clone(),
+                        format!("'llm.extra.{own}' is a field that Shelfmill writes itself"),
+                    );
                 }
                 fields
             }
@@ -274,7 +277,10 @@ impl<'t> Reader<'t> {
         let found = section.take(key)?;
         let text = found.get_ref().as_str().filter(|text| !text.trim().is_empty());
         if text.is_none() {
-            self.problem(Some(found.span()), format!("'{}' must be a text that is not empty", section.path(key)));
+            self.problem(
+                Some(found.span()),
+                format!("'{}' must be a text that is not empty", section.path(key)),
+            );
         }
         text.map(ToOwned::to_owned)
     }
@@ -282,7 +288,9 @@ impl<'t> Reader<'t> {
     fn whole(&mut self, section: &mut Section<'t>, key: &'static str, least: u32) -> Option<u32> {
         let found = section.take(key)?;
         let value = match json(found.get_ref()) {
-            Value::Number(number) => number.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n >= least),
+            Value::Number(number) => {
+                number.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n >= least)
+            }
             _ => None,
         };
         if value.is_none() {
@@ -301,7 +309,8 @@ impl<'t> Reader<'t> {
         let found = section.take(key)?;
         let value = json(found.get_ref()).as_f64().filter(|value| range.contains(value));
         if value.is_none() {
-            let upper = if *range.end() == f64::MAX { "up".to_owned() } else { format!("to {}", range.end()) };
+            let upper =
+                if *range.end() == f64::MAX { "up".to_owned() } else { format!("to {}", range.end()) };
             let what = format!("'{}' must be a number from {} {upper}", section.path(key), range.start());
             self.problem(Some(found.span()), what);
         }
@@ -337,7 +346,9 @@ fn json(value: &DeValue<'_>) -> Value {
         DeValue::String(text) => Value::String(text.to_string()),
         DeValue::Integer(number) => i64::from_str_radix(&number.as_str().replace('_', ""), number.radix())
             .map_or(Value::Null, Value::from),
-        DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().map_or(Value::Null, Value::from),
+        DeValue::Float(number) => {
+            number.as_str().replace('_', "").parse::<f64>().map_or(Value::Null, Value::from)
+        }
         DeValue::Boolean(flag) => Value::Bool(*flag),
         DeValue::Datetime(time) => Value::String(time.to_string()),
         DeValue::Array(items) => items.iter().map(|item| json(item.get_ref())).collect(),

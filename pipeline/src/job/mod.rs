@@ -21,7 +21,7 @@ pub use prompt::{Message, Prompt, PromptError};
 pub use schema::{AnswerSchema, Violation};
 
 /// Everything a worker must know to analyse a product.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// Which model, where, and how it is asked.
     pub llm: Llm,

@@ -97,7 +97,8 @@ impl Prompt {
     pub fn render(&self, id: &str, product: &RawValue) -> Result<Vec<Message>, PromptError> {
         let product: serde_json::Value =
             serde_json::from_str(product.get()).map_err(|error| PromptError(error.to_string()))?;
-        let values = context! { id => id, product => minijinja::Value::from(minijinja::value::Serde(&product)) };
+        let values =
+            context! { id => id, product => minijinja::Value::from(minijinja::value::Serde(&product)) };
         let message = |role, name| {
             let content = self.environment.get_template(name)?.render(&values)?;
             Ok::<_, PromptError>(Message { role, content })

@@ -59,9 +59,9 @@ impl AnswerSchema {
                     let required = object.get("required").and_then(Value::as_array);
                     object.get("additionalProperties") == Some(&Value::Bool(false))
                         && names.is_some_and(|names| {
-                            names.iter().all(|name| {
-                                required.is_some_and(|all| all.iter().any(|one| one == *name))
-                            })
+                            names
+                                .iter()
+                                .all(|name| required.is_some_and(|all| all.iter().any(|one| one == *name)))
                         })
                 });
                 closed && object.values().all(Self::is_strict)

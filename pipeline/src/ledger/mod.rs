@@ -273,13 +273,19 @@ pub trait Ledger: Send + Sync {
     async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError>;
 
     /// Asks for a product.
-    async fn claim(&self, product: IdHash, token: &ClaimToken, lease: Duration) -> Result<Claim, LedgerError>;
+    async fn claim(&self, product: IdHash, token: &ClaimToken, lease: Duration)
+    -> Result<Claim, LedgerError>;
     /// Keeps claims while their calls run; one that was lost meanwhile is left alone.
     async fn renew(&self, claims: &[(IdHash, String)], lease: Duration) -> Result<(), LedgerError>;
     /// Gives a claim up.
     async fn release(&self, product: IdHash, token: &ClaimToken) -> Result<(), LedgerError>;
     /// Keeps an answer until it is on disk; the first one counts.
-    async fn put_answer(&self, product: IdHash, token: &ClaimToken, outcome: &Outcome) -> Result<(), LedgerError>;
+    async fn put_answer(
+        &self,
+        product: IdHash,
+        token: &ClaimToken,
+        outcome: &Outcome,
+    ) -> Result<(), LedgerError>;
     /// Takes a place in the fleet's pace; the call may be made after the duration returned.
     async fn reserve_call(&self, limits: &Limits, tokens: u64) -> Result<Duration, LedgerError>;
     /// Nobody calls for so long: the provider said so.

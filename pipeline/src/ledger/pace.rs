@@ -21,10 +21,9 @@ const BURST_MS: f64 = 1_000.0;
 pub(super) fn charges(limits: &Limits, tokens: u64) -> [Charge; 3] {
     let per_minute = |rate: Option<u32>, amount: f64| match rate {
         None => Charge { cost_ms: 0.0, burst_ms: 0.0 },
-        Some(rate) => Charge {
-            cost_ms: (amount * MINUTE_MS / f64::from(rate)).min(MINUTE_MS),
-            burst_ms: BURST_MS,
-        },
+        Some(rate) => {
+            Charge { cost_ms: (amount * MINUTE_MS / f64::from(rate)).min(MINUTE_MS), burst_ms: BURST_MS }
+        }
     };
     #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
     [

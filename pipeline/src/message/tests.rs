@@ -80,12 +80,18 @@ fn messages_look_as_they_did() {
 
 #[test]
 fn a_line_is_carried_byte_for_byte() {
-    let (Outcome::Completed(line), golden) = (completed(), include_str!("../../golden/journal_line.json")) else {
+    let (Outcome::Completed(line), golden) = (completed(), include_str!("../../golden/journal_line.json"))
+    else {
         panic!("not completed");
     };
     assert_eq!(line.json(), golden.trim_end());
-    let Outcome::Completed(read) = Outcome::decode(&completed().encode()).unwrap() else { panic!("not completed") };
-    assert_eq!((read.json(), read.id(), read.seq(), read.cost_usd()), (line.json(), "SM-1", 1, Some(0.000_316)));
+    let Outcome::Completed(read) = Outcome::decode(&completed().encode()).unwrap() else {
+        panic!("not completed")
+    };
+    assert_eq!(
+        (read.json(), read.id(), read.seq(), read.cost_usd()),
+        (line.json(), "SM-1", 1, Some(0.000_316))
+    );
     let Outcome::Failed(read) = Outcome::decode(&failed().encode()).unwrap() else { panic!("not failed") };
     assert_eq!(read.class(), Some(FailureClass::Malformed));
 }
@@ -96,7 +102,9 @@ fn what_is_no_message_is_told_apart() {
         Task::decode(br#"{"v":2,"m":{"whatever":[1]}}"#),
         Err(DecodeError::UnknownVersion { found: 2 })
     ));
-    for bytes in [&b""[..], b"{}", b"null", b"\xff\xff", br#"{"v":1}"#, br#"{"v":1,"m":{"id":7}}"#, b"{\"v\":1,"] {
+    for bytes in
+        [&b""[..], b"{}", b"null", b"\xff\xff", br#"{"v":1}"#, br#"{"v":1,"m":{"id":7}}"#, b"{\"v\":1,"]
+    {
         assert!(matches!(Task::decode(bytes), Err(DecodeError::Malformed(_))), "{bytes:?}");
         assert!(matches!(Outcome::decode(bytes), Err(DecodeError::Malformed(_))), "{bytes:?}");
     }

@@ -6,9 +6,7 @@ const PROMPT: &str = r#"{"id": "sku-1", "title": "Blue stoneware mug", "price": 
 fn schemas() -> Vec<(String, Value)> {
     let lines = include_str!("schemas.jsonl").lines();
     let entries = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
-    entries
-        .map(|mut entry| (entry["name"].to_string(), entry["schema"].take()))
-        .collect()
+    entries.map(|mut entry| (entry["name"].to_string(), entry["schema"].take())).collect()
 }
 
 fn instance(contract: &Contract, seed: u64) -> Option<Value> {
@@ -20,16 +18,11 @@ fn instance(contract: &Contract, seed: u64) -> Option<Value> {
 #[test]
 fn instances_keep_every_schema() {
     for (name, schema) in schemas() {
-        let contract =
-            Contract::parse(&schema.to_string()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let contract = Contract::parse(&schema.to_string()).unwrap_or_else(|error| panic!("{name}: {error}"));
         // Not the contract's own validator: this one is strict about formats too.
-        let strict = jsonschema::options()
-            .should_validate_formats(true)
-            .build(&schema)
-            .unwrap();
+        let strict = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
         for seed in 0..200 {
-            let made = instance(&contract, seed)
-                .unwrap_or_else(|| panic!("{name}: nothing for seed {seed}"));
+            let made = instance(&contract, seed).unwrap_or_else(|| panic!("{name}: nothing for seed {seed}"));
             if let Err(error) = strict.validate(&made) {
                 panic!("{name}: {made} is refused: {error}");
             }
@@ -45,10 +38,7 @@ fn violations_break_every_schema_that_can_be_broken() {
         for seed in 0..50 {
             let made = instance(&contract, seed).unwrap();
             let violation = contract.violation(&made, &mut Dice::new(seed)).unwrap();
-            assert!(
-                !validator.is_valid(&violation),
-                "{name}: {violation} is accepted"
-            );
+            assert!(!validator.is_valid(&violation), "{name}: {violation} is accepted");
         }
     }
     let anything = Contract::parse("{}").unwrap();
@@ -69,22 +59,11 @@ fn schemas_without_instances_are_errors() {
     for (schema, told) in [
         ("[1]", "must be a JSON object"),
         (r#"{"type": "text"}"#, "text"),
-        (
-            r##"{"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}"##,
-            "/$defs/none",
-        ),
-        (
-            r#"{"allOf": [{"type": "string"}, {"type": "null"}]}"#,
-            "no JSON value satisfies it",
-        ),
-        (
-            r#"{"$ref": "https://example.com/elsewhere.json"}"#,
-            "elsewhere.json",
-        ),
+        (r##"{"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}"##, "/$defs/none"),
+        (r#"{"allOf": [{"type": "string"}, {"type": "null"}]}"#, "no JSON value satisfies it"),
+        (r#"{"$ref": "https://example.com/elsewhere.json"}"#, "elsewhere.json"),
     ] {
-        let error = Contract::parse(schema)
-            .err()
-            .unwrap_or_else(|| panic!("{schema} was accepted"));
+        let error = Contract::parse(schema).err().unwrap_or_else(|| panic!("{schema} was accepted"));
         assert!(error.contains(told), "{schema}: {error}");
     }
     let contract = Contract::parse(r#"{"type": "string", "not": {"type": "string"}}"#).unwrap();

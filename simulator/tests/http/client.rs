@@ -21,54 +21,33 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(config: Config) -> Self {
-        let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), config)
-            .await
-            .unwrap();
+        let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), config).await.unwrap();
         let addr = simulator.addr();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(simulator.serve(async move {
             let _ = stopped.await;
         }));
-        Self {
-            addr,
-            stop: Some(stop),
-            serving: Some(serving),
-        }
+        Self { addr, stop: Some(stop), serving: Some(serving) }
     }
 
     pub(crate) async fn with_faults(faults: Faults) -> Self {
-        Self::start(Config {
-            faults,
-            ..Config::default()
-        })
-        .await
+        Self::start(Config { faults, ..Config::default() }).await
     }
 
     /// How long the simulator took to stop.
     pub(crate) async fn stop(&mut self) -> Duration {
         let began = Instant::now();
         self.stop.take().unwrap().send(()).unwrap();
-        timeout(PATIENCE, self.serving.take().unwrap())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        timeout(PATIENCE, self.serving.take().unwrap()).await.unwrap().unwrap().unwrap();
         began.elapsed()
     }
 
     pub(crate) async fn client(&self) -> Client {
-        Client {
-            stream: TcpStream::connect(self.addr).await.unwrap(),
-            read: Vec::new(),
-        }
+        Client { stream: TcpStream::connect(self.addr).await.unwrap(), read: Vec::new() }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
-        self.client()
-            .await
-            .send(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"), b"")
-            .await
-            .unwrap()
+        self.client().await.send(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"), b"").await.unwrap()
     }
 
     pub(crate) async fn post(&self, path: &str, headers: &str, body: &[u8]) -> Response {
@@ -92,10 +71,7 @@ impl Server {
             if holds(&stats) {
                 return stats;
             }
-            assert!(
-                Instant::now() < deadline,
-                "waited for {what}, last seen: {stats}"
-            );
+            assert!(Instant::now() < deadline, "waited for {what}, last seen: {stats}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -109,21 +85,13 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) async fn ask(&mut self, id: &str, call: u32) -> Option<Response> {
         let header = format!("x-client-request-id: {id}/{call}\r\n");
-        self.post("/v1/chat/completions", &header, &question(id))
-            .await
+        self.post("/v1/chat/completions", &header, &question(id)).await
     }
 
-    pub(crate) async fn post(
-        &mut self,
-        path: &str,
-        headers: &str,
-        body: &[u8],
-    ) -> Option<Response> {
+    pub(crate) async fn post(&mut self, path: &str, headers: &str, body: &[u8]) -> Option<Response> {
         let length = body.len();
         self.send(
-            &format!(
-                "POST {path} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {length}\r\n\r\n"
-            ),
+            &format!("POST {path} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {length}\r\n\r\n"),
             body,
         )
         .await
@@ -131,18 +99,13 @@ impl Client {
 
     /// Sends without waiting for the answer.
     pub(crate) async fn write(&mut self, head: &str, body: &[u8]) {
-        self.stream
-            .write_all(&[head.as_bytes(), body].concat())
-            .await
-            .unwrap();
+        self.stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
     }
 
     /// `None` when the connection ends before a complete response.
     pub(crate) async fn send(&mut self, head: &str, body: &[u8]) -> Option<Response> {
         self.write(head, body).await;
-        timeout(PATIENCE, self.response())
-            .await
-            .expect("a response or the end of the connection")
+        timeout(PATIENCE, self.response()).await.expect("a response or the end of the connection")
     }
 
     async fn response(&mut self) -> Option<Response> {
@@ -152,10 +115,7 @@ impl Client {
                 let length: usize = header(&head, "content-length").unwrap().parse().unwrap();
                 let body = end + 4..end + 4 + length;
                 if self.read.len() >= body.end {
-                    let response = Response {
-                        head,
-                        body: self.read[body.clone()].to_vec(),
-                    };
+                    let response = Response { head, body: self.read[body.clone()].to_vec() };
                     self.read.drain(..body.end);
                     return Some(response);
                 }
@@ -192,10 +152,7 @@ impl Response {
     }
 
     pub(crate) fn content(&self) -> String {
-        self.json()["choices"][0]["message"]["content"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        self.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
     }
 
     pub(crate) fn analysis(&self) -> Value {
@@ -205,10 +162,7 @@ impl Response {
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let lines = head.lines().filter_map(|line| line.split_once(':'));
-    lines
-        .into_iter()
-        .find(|(key, _)| key.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.trim())
+    lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
 pub(crate) fn schema() -> Value {

@@ -29,17 +29,10 @@ async fn always(name: &str) -> Server {
 }
 
 async fn counted(server: &Server, name: &str, times: u64) {
-    let stats = server
-        .until("no call in flight", |stats| stats["in_flight"] == 0)
-        .await;
+    let stats = server.until("no call in flight", |stats| stats["in_flight"] == 0).await;
     assert_eq!(stats["faults"][name], times, "{stats}");
     assert_eq!(stats["answers"], 0, "{stats}");
-    let all: u64 = stats["faults"]
-        .as_object()
-        .unwrap()
-        .values()
-        .filter_map(Value::as_u64)
-        .sum();
+    let all: u64 = stats["faults"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
     assert_eq!(all, times, "{stats}");
 }
 
@@ -47,10 +40,7 @@ async fn counted(server: &Server, name: &str, times: u64) {
 async fn rate_limited() {
     let server = always("rate_limited").await;
     let response = server.ask("a", 1).await;
-    assert_eq!(
-        (response.status(), response.header("retry-after")),
-        (429, Some("1"))
-    );
+    assert_eq!((response.status(), response.header("retry-after")), (429, Some("1")));
     assert_eq!(response.json()["error"]["code"], "rate_limit_exceeded");
     counted(&server, "rate_limited", 1).await;
 }
@@ -74,17 +64,11 @@ async fn malformed() {
     for number in 0..40 {
         let response = server.ask(&format!("p{number}"), 1).await;
         assert_eq!(
-            (
-                response.status(),
-                &response.json()["choices"][0]["finish_reason"]
-            ),
+            (response.status(), &response.json()["choices"][0]["finish_reason"]),
             (200, &json!("stop"))
         );
         let content = response.content();
-        assert!(
-            !content.is_empty() && serde_json::from_str::<Value>(&content).is_err(),
-            "{content}"
-        );
+        assert!(!content.is_empty() && serde_json::from_str::<Value>(&content).is_err(), "{content}");
     }
     counted(&server, "malformed", 40).await;
 }
@@ -92,24 +76,11 @@ async fn malformed() {
 #[tokio::test]
 async fn truncated() {
     let server = always("truncated").await;
-    let whole = Server::start(Config::default())
-        .await
-        .ask("ä", 1)
-        .await
-        .content();
+    let whole = Server::start(Config::default()).await.ask("ä", 1).await.content();
     let response = server.ask("ä", 1).await;
-    assert_eq!(
-        (
-            response.status(),
-            &response.json()["choices"][0]["finish_reason"]
-        ),
-        (200, &json!("length"))
-    );
+    assert_eq!((response.status(), &response.json()["choices"][0]["finish_reason"]), (200, &json!("length")));
     let content = response.content();
-    assert!(
-        whole.starts_with(&content) && content.len() < whole.len(),
-        "{content}"
-    );
+    assert!(whole.starts_with(&content) && content.len() < whole.len(), "{content}");
     counted(&server, "truncated", 1).await;
 }
 
@@ -118,14 +89,10 @@ async fn hung_until_the_client_leaves() {
     let server = always("hung").await;
     let mut client = server.client().await;
     let body = question("a");
-    let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
+    let head =
+        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     client.write(&head, &body).await;
-    server
-        .until("the hung call", |stats| stats["in_flight"] == 1)
-        .await;
+    server.until("the hung call", |stats| stats["in_flight"] == 1).await;
     drop(client);
     counted(&server, "hung", 1).await;
 }
@@ -136,9 +103,7 @@ async fn hung_until_the_simulator_stops() {
     let mut client = server.client().await;
     let idle = server.client().await;
     let asking = tokio::spawn(async move { client.ask("a", 1).await.is_none() });
-    server
-        .until("the hung call", |stats| stats["in_flight"] == 1)
-        .await;
+    server.until("the hung call", |stats| stats["in_flight"] == 1).await;
     let took = server.stop().await;
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(asking.await.unwrap(), "a hung call was answered");
@@ -152,14 +117,9 @@ async fn cut_off() {
         let mut client = server.client().await;
         assert!(client.ask(&format!("p{number}"), 1).await.is_none());
         let partial = String::from_utf8_lossy(client.partial());
-        let (head, body) = partial
-            .split_once("\r\n\r\n")
-            .unwrap_or_else(|| panic!("no headers: {partial}"));
+        let (head, body) = partial.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no headers: {partial}"));
         assert!(head.starts_with("HTTP/1.1 200"));
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "))
-            .unwrap();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
         assert_eq!(body.len(), length.parse::<usize>().unwrap() / 2);
     }
     counted(&server, "cut_off", 20).await;
@@ -170,16 +130,8 @@ async fn refused() {
     let server = always("refused").await;
     let response = server.ask("a", 1).await.json();
     let choice = &response["choices"][0];
-    assert_eq!(
-        (&choice["message"]["content"], &choice["finish_reason"]),
-        (&json!(null), &json!("stop"))
-    );
-    assert!(
-        choice["message"]["refusal"]
-            .as_str()
-            .unwrap()
-            .contains("can't help")
-    );
+    assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&json!(null), &json!("stop")));
+    assert!(choice["message"]["refusal"].as_str().unwrap().contains("can't help"));
     counted(&server, "refused", 1).await;
 }
 
@@ -187,10 +139,7 @@ async fn refused() {
 async fn content_filtered() {
     let server = always("content_filtered").await;
     let response = server.ask("a", 1).await;
-    assert_eq!(
-        response.json()["choices"][0]["finish_reason"],
-        "content_filter"
-    );
+    assert_eq!(response.json()["choices"][0]["finish_reason"], "content_filter");
     assert_eq!(response.content(), "");
     counted(&server, "content_filtered", 1).await;
 }
@@ -219,18 +168,9 @@ async fn bad_request() {
 
 #[tokio::test]
 async fn a_run_replays_and_a_retry_can_succeed() {
-    let config = Config {
-        faults: Faults {
-            server_error: 0.5,
-            ..Faults::default()
-        },
-        seed: 7,
-        ..Config::default()
-    };
-    let (first, second) = (
-        Server::start(config.clone()).await,
-        Server::start(config).await,
-    );
+    let config =
+        Config { faults: Faults { server_error: 0.5, ..Faults::default() }, seed: 7, ..Config::default() };
+    let (first, second) = (Server::start(config.clone()).await, Server::start(config).await);
     let mut recovered = 0;
     for number in 0..60 {
         let id = format!("p{number}");
@@ -242,21 +182,13 @@ async fn a_run_replays_and_a_retry_can_succeed() {
         }
         recovered += usize::from(statuses[0] != 200 && statuses.contains(&200));
     }
-    assert!(
-        recovered > 15,
-        "{recovered} of 60 products failed first and succeeded later"
-    );
+    assert!(recovered > 15, "{recovered} of 60 products failed first and succeeded later");
 }
 
 #[tokio::test]
 async fn latency_is_kept_and_a_client_that_leaves_is_not_answered() {
     let (latency, jitter) = (Duration::from_millis(120), Duration::from_millis(40));
-    let server = Server::start(Config {
-        latency,
-        jitter,
-        ..Config::default()
-    })
-    .await;
+    let server = Server::start(Config { latency, jitter, ..Config::default() }).await;
     for number in 0..5 {
         let began = Instant::now();
         server.ask(&format!("p{number}"), 1).await;
@@ -265,17 +197,11 @@ async fn latency_is_kept_and_a_client_that_leaves_is_not_answered() {
     }
     let mut client = server.client().await;
     let body = question("gone");
-    let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
+    let head =
+        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     client.write(&head, &body).await;
-    server
-        .until("the sixth call", |stats| stats["calls"] == 6)
-        .await;
+    server.until("the sixth call", |stats| stats["calls"] == 6).await;
     drop(client);
-    let stats = server
-        .until("no call in flight", |stats| stats["in_flight"] == 0)
-        .await;
+    let stats = server.until("no call in flight", |stats| stats["in_flight"] == 0).await;
     assert_eq!(stats["answers"], 5);
 }

@@ -72,7 +72,10 @@ fn syntax_errors_have_a_line_too() {
 
 #[test]
 fn a_schema_file_that_is_not_there_is_named() {
-    assert!(told("[output]\nschema_file = \"s.json\"\n").contains("job.toml:2: the schema file s.json cannot be read"));
+    assert!(
+        told("[output]\nschema_file = \"s.json\"\n")
+            .contains("job.toml:2: the schema file s.json cannot be read")
+    );
 }
 
 #[test]

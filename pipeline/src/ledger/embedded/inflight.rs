@@ -28,8 +28,7 @@ pub(super) struct Inflight {
 impl Inflight {
     /// Opens or makes the file; what it holds was under way when the last process ended.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let mut inflight = Self { file, slots: HashMap::new(), free: Vec::new(), next: 0 };

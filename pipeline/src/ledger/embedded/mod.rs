@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Ledger, LedgerError, Progress, ScanCounts,
-    State, Vitals,
+    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Ledger, LedgerError, Progress, ScanCounts, State,
+    Vitals,
     pace::{Pace, charges},
 };
 use crate::{
@@ -71,8 +71,8 @@ impl EmbeddedLedger {
     /// From now on keeps in this file which calls are under way; what it holds was cut off by a kill.
     pub fn watch_inflight(&self, path: &Path) -> Result<(), LedgerError> {
         let file = path.display().to_string();
-        let inflight = Inflight::open(path)
-            .map_err(|source| LedgerError::File { file: file.clone(), source })?;
+        let inflight =
+            Inflight::open(path).map_err(|source| LedgerError::File { file: file.clone(), source })?;
         self.lock().inflight = Some((inflight, file));
         Ok(())
     }
@@ -170,7 +170,12 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
-    async fn admit(&self, _scan: u64, batch: u64, products: &[IdHash]) -> Result<Vec<Admission>, LedgerError> {
+    async fn admit(
+        &self,
+        _scan: u64,
+        batch: u64,
+        products: &[IdHash],
+    ) -> Result<Vec<Admission>, LedgerError> {
         let mut inner = self.lock();
         if let Some((last, reply)) = &inner.last_batch
             && *last == batch
@@ -190,9 +195,7 @@ impl Ledger for EmbeddedLedger {
                 let counts = inner.scan.get_or_insert_default();
                 counts.total += 1;
                 match state {
-                    State::Open => {
-                        Admission::Open { spent: inner.spent.remove(product).unwrap_or_default() }
-                    }
+                    State::Open => Admission::Open { spent: inner.spent.remove(product).unwrap_or_default() },
                     State::Completed => {
                         counts.completed += 1;
                         Admission::Completed
@@ -221,7 +224,12 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
-    async fn claim(&self, product: IdHash, token: &ClaimToken, _lease: Duration) -> Result<Claim, LedgerError> {
+    async fn claim(
+        &self,
+        product: IdHash,
+        token: &ClaimToken,
+        _lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         let mut inner = self.lock();
         if inner.state(&product) != State::Open {
             return Ok(Claim::Done);
@@ -251,7 +259,12 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
-    async fn put_answer(&self, product: IdHash, token: &ClaimToken, outcome: &Outcome) -> Result<(), LedgerError> {
+    async fn put_answer(
+        &self,
+        product: IdHash,
+        token: &ClaimToken,
+        outcome: &Outcome,
+    ) -> Result<(), LedgerError> {
         let mut inner = self.lock();
         if inner.claims.get(&product).is_some_and(|holder| holder == token) {
             inner.claims.remove(&product);
@@ -309,8 +322,12 @@ impl Ledger for EmbeddedLedger {
 
     async fn progress(&self) -> Result<Progress, LedgerError> {
         let inner = self.lock();
-        let failures: Vec<_> =
-            inner.failures.iter().map(|(class, count)| (*class, *count)).filter(|(_, count)| *count > 0).collect();
+        let failures: Vec<_> = inner
+            .failures
+            .iter()
+            .map(|(class, count)| (*class, *count))
+            .filter(|(_, count)| *count > 0)
+            .collect();
         Ok(Progress {
             expected: inner.expected,
             scan: inner.scan,

@@ -135,7 +135,11 @@ enum Trouble {
 }
 
 fn trouble(error: &RedisError) -> Trouble {
-    if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_connection_refusal() {
+    if error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_connection_refusal()
+    {
         return Trouble::Passing;
     }
     match error.kind() {

@@ -191,12 +191,16 @@ impl Ledger for RedisLedger {
     }
 
     async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError> {
-        let sealed: bool =
-            self.invoke(self.scripts.seal.key(&self.keys.run).arg(scan).arg(rejected)).await?;
+        let sealed: bool = self.invoke(self.scripts.seal.key(&self.keys.run).arg(scan).arg(rejected)).await?;
         if sealed { Ok(()) } else { Err(LedgerError::ScanLost) }
     }
 
-    async fn claim(&self, product: IdHash, token: &ClaimToken, lease: Duration) -> Result<Claim, LedgerError> {
+    async fn claim(
+        &self,
+        product: IdHash,
+        token: &ClaimToken,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         let reply: Vec<Vec<u8>> = self
             .invoke(
                 self.scripts
@@ -234,7 +238,12 @@ impl Ledger for RedisLedger {
         self.invoke(self.scripts.release.key(&self.keys.claims).arg(product.as_bytes()).arg(token)).await
     }
 
-    async fn put_answer(&self, product: IdHash, token: &ClaimToken, outcome: &Outcome) -> Result<(), LedgerError> {
+    async fn put_answer(
+        &self,
+        product: IdHash,
+        token: &ClaimToken,
+        outcome: &Outcome,
+    ) -> Result<(), LedgerError> {
         self.invoke(
             self.scripts
                 .put_answer
