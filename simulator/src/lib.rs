@@ -13,7 +13,6 @@
 //! It serves plain HTTP/1.1 through hyper itself: with nothing to route and nothing to layer, a framework would only
 //! cost a benchmark its speed.
 
-
 mod body;
 mod compile;
 mod completion;

@@ -1,0 +1,217 @@
+//! Consuming, across lost connections.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use lapin::{
+    Acker,
+    message::Delivery as LapinDelivery,
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::connection::{Link, Shared};
+use crate::{
+    broker::{BrokerError, Consumer, Delivery, Receipt},
+    message::{DecodeError, Outcome, Task},
+};
+
+/// A message, to the wire and back.
+pub(super) trait Wire: Sized + Send + 'static {
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+    fn encode(&self) -> Vec<u8>;
+}
+
+impl Wire for Task {
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode(bytes)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        self.encode()
+    }
+}
+
+impl Wire for Outcome {
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode(bytes)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        self.encode()
+    }
+}
+/// A message with its receipt, on its way from the connection to whoever asks for the next one.
+type Fetched<M> = (M, RabbitReceipt);
+
+/// The connection is kept by a task of its own, so that giving up waiting for a message never interrupts the
+/// making of a connection.
+pub(super) struct RabbitConsumer<M> {
+    shared: Arc<Shared>,
+    queue: String,
+    fetched: mpsc::Receiver<Result<Fetched<M>, BrokerError>>,
+    closing: CancellationToken,
+    pump: AbortOnDropHandle<Option<Live>>,
+}
+
+/// A subscription, and the connection it lives on.
+type Live = (Arc<Link>, lapin::Consumer);
+
+impl<M: Wire> RabbitConsumer<M> {
+    pub(super) async fn start(shared: Arc<Shared>, queue: &str, prefetch: u16) -> Result<Self, BrokerError> {
+        let live = shared.subscribe(queue, prefetch).await?;
+        // One message waits to be asked for; the others wait in the connection, up to the prefetch.
+        let (sender, fetched) = mpsc::channel(1);
+        let closing = CancellationToken::new();
+        let pump = tokio::spawn({
+            let (shared, queue, closing) = (Arc::clone(&shared), queue.to_owned(), closing.clone());
+            async move {
+                match shared.pump(&queue, prefetch, live, &sender, &closing).await {
+                    Ok(live) => live,
+                    Err(error) => {
+                        let _ = sender.send(Err(error)).await;
+                        None
+                    }
+                }
+            }
+        });
+        Ok(Self { shared, queue: queue.to_owned(), fetched, closing, pump: AbortOnDropHandle::new(pump) })
+    }
+}
+
+impl Shared {
+    async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Live, BrokerError> {
+        loop {
+            let link = self.open("consume").await?;
+            match subscribe_once(&link, queue, prefetch).await {
+                Ok(stream) => return Ok((link, stream)),
+                Err(error) => {
+                    tracing::debug!(queue, %error, "could not subscribe, trying again");
+                    sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+    }
+
+    /// Fetches until it is closing; then returns the subscription, if there is one.
+    async fn pump<M: Wire>(
+        self: &Arc<Self>,
+        queue: &str,
+        prefetch: u16,
+        mut live: Live,
+        sender: &mpsc::Sender<Result<Fetched<M>, BrokerError>>,
+        closing: &CancellationToken,
+    ) -> Result<Option<Live>, BrokerError> {
+        loop {
+            // A place first: what is taken from the connection can be handed on.
+            let place = tokio::select! {
+                place = sender.reserve() => place.map_err(|_| BrokerError::Closed)?,
+                () = closing.cancelled() => return Ok(Some(live)),
+            };
+            let next = tokio::select! {
+                next = live.1.next() => next,
+                () = closing.cancelled() => return Ok(Some(live)),
+            };
+            let trouble = match next {
+                Some(Ok(found)) => {
+                    match M::decode(&found.data) {
+                        Ok(message) => {
+                            let (shared, link) = (Arc::clone(self), Arc::clone(&live.0));
+                            place.send(Ok((message, RabbitReceipt { shared, link, acker: found.acker })));
+                        }
+                        Err(error) => self.dead_letter(queue, &found, &error).await?,
+                    }
+                    continue;
+                }
+                Some(Err(error)) => error.to_string(),
+                None => "the consumer was cancelled".to_owned(),
+            };
+            tracing::warn!(at = self.at, queue, trouble, "lost the connection that consumes");
+            drop(live);
+            live = tokio::select! {
+                live = self.subscribe(queue, prefetch) => live?,
+                () = closing.cancelled() => return Ok(None),
+            };
+            tracing::info!(at = self.at, queue, "consuming again");
+        }
+    }
+
+    /// Puts a message nobody here can read where a person will look.
+    async fn dead_letter(
+        &self,
+        queue: &str,
+        found: &LapinDelivery,
+        error: &DecodeError,
+    ) -> Result<(), BrokerError> {
+        let reason = std::error::Error::source(error)
+            .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        tracing::error!(queue, reason, "a message went to the dead queue");
+        self.publish(&self.topology.dead, &found.data, Some(&reason)).await?;
+        acknowledge(&found.acker).await;
+        Ok(())
+    }
+}
+
+async fn subscribe_once(link: &Link, queue: &str, prefetch: u16) -> lapin::Result<lapin::Consumer> {
+    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    link.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    link.channel.basic_consume(queue.into(), "".into(), options, arguments).await
+}
+
+#[async_trait]
+impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
+    async fn next(&mut self) -> Result<Delivery<M>, BrokerError> {
+        let (message, receipt) = self.fetched.recv().await.ok_or(BrokerError::Closed)??;
+        Ok(Delivery::new(message, receipt))
+    }
+
+    async fn close(&mut self) -> Result<(), BrokerError> {
+        self.closing.cancel();
+        let live = (&mut self.pump).await.ok().flatten();
+        // Giving back by `nack` would spend one of the task's deliveries; a copy and an `ack` do not.
+        while let Ok(fetched) = self.fetched.try_recv() {
+            let (message, receipt) = fetched?;
+            self.shared.publish(&self.queue, &message.encode(), None).await?;
+            acknowledge(&receipt.acker).await;
+        }
+        let Some((link, mut stream)) = live else { return Ok(()) };
+        if link.channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await.is_err() {
+            return Ok(());
+        }
+        while let Some(Ok(found)) = stream.next().await {
+            self.shared.publish(&self.queue, &found.data, None).await?;
+            acknowledge(&found.acker).await;
+        }
+        Ok(())
+    }
+}
+struct RabbitReceipt {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    acker: Acker,
+}
+
+async fn acknowledge(acker: &Acker) {
+    match acker.ack(BasicAckOptions::default()).await {
+        Ok(true) => {}
+        Ok(false) => tracing::debug!("not acknowledged, the channel is gone: the message comes again"),
+        Err(error) => tracing::debug!(%error, "not acknowledged: the message comes again"),
+    }
+}
+
+#[async_trait]
+impl Receipt for RabbitReceipt {
+    async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
+        acknowledge(&self.acker).await;
+        drop(self.link);
+        Ok(())
+    }
+
+    async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError> {
+        self.shared.publish(self.shared.topology.queue_for(delay), &task.encode(), None).await?;
+        self.ack().await
+    }
+}

@@ -1,0 +1,133 @@
+//! The broker between processes: RabbitMQ. The only folder that knows lapin.
+//!
+//! - Consuming and publishing use connections of their own: RabbitMQ blocks publishing connections under a
+//!   memory or disk alarm, and acknowledgements must still flow.
+//! - A connection is never repaired, it is replaced: connection, channel, confirm mode, topology, prefetch and
+//!   consumer are built again from nothing, so there is one way to be connected and not two.
+//! - A publish is done when RabbitMQ confirms it *and* did not return it: a confirmed message that no queue
+//!   took is lost. Whatever else happens, it is published again; a repeat is recognised further on.
+//! - An acknowledgement on a dead channel tells nobody anything. It is not an error: the message comes again.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use lapin::{tcp::OwnedTLSConfig, uri::AMQPUri};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Mutex;
+
+use super::{Broker, BrokerError, Consumer, Depths, topology::Topology};
+use crate::{
+    message::{Outcome, Task},
+    shutdown::Stopper,
+};
+use connection::Shared;
+use consumer::{RabbitConsumer, Wire};
+
+mod connection;
+mod consumer;
+mod declare;
+mod publish;
+
+/// A silent peer is given up after twice this.
+const HEARTBEAT_S: u16 = 15;
+
+/// Whether to wait for a broker that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connect {
+    /// Fail at once: for commands that a person waits for.
+    Once,
+    /// Wait and try again: for roles, which start in any order.
+    Forever,
+}
+
+/// How to reach RabbitMQ.
+#[derive(Clone, Debug)]
+pub struct RabbitConfig {
+    /// `amqp://` or `amqps://`, with login and virtual host.
+    pub url: SecretString,
+    /// The run whose queues these are.
+    pub run: String,
+    /// Shown in RabbitMQ's list of connections.
+    pub client_name: String,
+    /// PEM certificates to trust beside the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// Whether to wait for a broker that is not there.
+    pub connect: Connect,
+}
+
+/// The queues of one run in RabbitMQ.
+pub struct RabbitBroker {
+    shared: Arc<Shared>,
+}
+impl RabbitBroker {
+    /// Checks the configuration; connects when first used.
+    pub fn new(config: RabbitConfig, stopper: Stopper) -> Result<Self, BrokerError> {
+        let mut uri: AMQPUri = config
+            .url
+            .expose_secret()
+            .parse()
+            .map_err(|reason: String| BrokerError::Refused { at: "the given URL".into(), reason })?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        let cert_chain = match &config.ca_file {
+            None => None,
+            Some(file) => Some(std::fs::read_to_string(file).map_err(|error| BrokerError::Certificates {
+                file: file.display().to_string(),
+                reason: error.to_string(),
+            })?),
+        };
+        let at = format!("{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                uri,
+                at,
+                tls: OwnedTLSConfig { identity: None, cert_chain },
+                client_name: config.client_name,
+                connect: config.connect,
+                topology: Topology::of(&config.run),
+                stopper,
+                publisher: Mutex::new(None),
+            }),
+        })
+    }
+
+    async fn consume<M: Wire>(
+        &self,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<Box<dyn Consumer<M>>, BrokerError> {
+        Ok(Box::new(RabbitConsumer::start(Arc::clone(&self.shared), queue, prefetch).await?))
+    }
+}
+
+#[async_trait]
+impl Broker for RabbitBroker {
+    async fn publish_task(&self, task: &Task) -> Result<(), BrokerError> {
+        self.shared.publish(&self.shared.topology.tasks, &task.encode(), None).await
+    }
+
+    async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError> {
+        self.shared.publish(&self.shared.topology.outcomes, &outcome.encode(), None).await
+    }
+
+    async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
+        self.consume(&self.shared.topology.tasks, prefetch).await
+    }
+
+    async fn outcomes(&self, prefetch: u16) -> Result<Box<dyn Consumer<Outcome>>, BrokerError> {
+        self.consume(&self.shared.topology.outcomes, prefetch).await
+    }
+
+    async fn depths(&self) -> Result<Depths, BrokerError> {
+        let topology = &self.shared.topology;
+        let mut depths = Depths {
+            tasks: self.shared.depth(&topology.tasks).await?,
+            retries: 0,
+            outcomes: self.shared.depth(&topology.outcomes).await?,
+            dead: self.shared.depth(&topology.dead).await?,
+        };
+        for queue in &topology.retries {
+            depths.retries += self.shared.depth(queue).await?;
+        }
+        Ok(depths)
+    }
+}
