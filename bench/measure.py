@@ -56,6 +56,7 @@ class Bench:
         self.binary, self.work, self.catalogs = binary, pathlib.Path(work), catalogs
         self.rounds, self.concurrency = rounds, concurrency
         self.runs = 0
+        self.versions = {}
         self.may_wait_s = WAITING_S
 
     def log(self, text):

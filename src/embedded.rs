@@ -55,10 +55,13 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
     let name = args.run.as_deref().unwrap_or(DEFAULT_RUN);
     let out = out_folder(args.out.clone(), args.run.as_deref());
     let input = job::input(&args.input);
-    // A bad input leaves no folder behind.
+    // What is wrong with input or job is told before there is a folder.
     tokio::task::spawn_blocking({
-        let input = input.clone();
-        move || shelfmill_producer::check_opens(&input)
+        let job = job.clone();
+        move || {
+            shelfmill_producer::check_opens(&input)?;
+            job::check_prompt(&job, &input)
+        }
     })
     .await??;
     let (folder, ledger) = open(&args, &out, name, &job).await?;

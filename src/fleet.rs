@@ -83,6 +83,11 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.stop.grace)?;
     let job = job::job(&args.job)?;
     let (broker, ledger) = both(&args.fleet, "producer", &stopper)?;
+    tokio::task::spawn_blocking({
+        let (job, input) = (job.clone(), job::input(&args.input));
+        move || job::check_prompt(&job, &input)
+    })
+    .await??;
     let run = &args.fleet.run;
     let config = ProducerConfig {
         name: identity(),

@@ -2,10 +2,10 @@
 
 use anyhow::anyhow;
 use shelfmill_pipeline::{
-    job::Job,
+    job::{Job, Prompt},
     ledger::{Begun, Ledger},
 };
-use shelfmill_producer::input::{InputOptions, Source};
+use shelfmill_producer::input::{Entry, InputOptions, Source};
 
 use crate::{
     cli::{InputArgs, JobArgs},
@@ -38,6 +38,31 @@ pub(crate) fn input(args: &InputArgs) -> InputOptions {
         format: args.format,
         id_field: args.id_field.clone(),
         limit: args.limit,
+    }
+}
+
+/// Fails where a template asks for what none of the first products has: better told now than by every product.
+pub(crate) fn check_prompt(job: &Job, input: &InputOptions) -> anyhow::Result<()> {
+    const PRODUCTS_TRIED: usize = 20;
+    if matches!(input.source, Source::Stdin) {
+        return Ok(());
+    }
+    let prompt = Prompt::compile(&job.prompt)
+        .map_err(|errors| Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let mut first_error = None;
+    for entry in shelfmill_producer::input::open(input)?.take(PRODUCTS_TRIED) {
+        let Entry::Record(record) = entry? else { continue };
+        match prompt.render(&record.id, &record.body) {
+            Ok(_) => return Ok(()),
+            Err(error) => drop(first_error.get_or_insert((record.line, error))),
+        }
+    }
+    match first_error {
+        None => Ok(()),
+        Some((line, error)) => Err(anyhow!(Usage(format!(
+            "no prompt can be made of the first products; of the one in line {line}: {error}. A field that not every \
+             product has is written {{{{ product.field | default('') }}}}"
+        )))),
     }
 }
 

@@ -49,7 +49,7 @@ impl Watcher {
             Event::Checkpoint { progress } => {
                 if self.last_line.is_none_or(|last| last.elapsed() >= CHECKPOINT_LINES_EVERY) {
                     self.last_line = Some(Instant::now());
-                    self.screen.say(&format!("Checkpoint: saved {} products", progress.completed));
+                    self.screen.say(&checkpoint(progress));
                 }
                 self.draw(progress);
             }
@@ -63,6 +63,15 @@ impl Watcher {
         bar.set_length(progress.total().unwrap_or(done).max(done));
         bar.set_position(done);
         bar.set_message(state(progress, self.started.elapsed()));
+    }
+}
+
+/// `Checkpoint: saved 65 products`
+fn checkpoint(progress: &Progress) -> String {
+    let saved = format!("Checkpoint: saved {} products", progress.completed);
+    match progress.failed {
+        0 => saved,
+        failed => format!("{saved}, {failed} failed"),
     }
 }
 

@@ -73,6 +73,24 @@ fn a_bad_job_is_told_whole() {
 }
 
 #[test]
+fn a_field_that_no_product_has_is_told_before_anything_is_done() {
+    let catalog = Catalog::of(30);
+    let job = path(catalog.file("job.toml", "[prompt]\nuser = \"{{ product.colour }}\"\n"));
+    let (input, out) = (path(catalog.input()), path(catalog.out()));
+    let says = ["line 1", "prompt.user", "default('')"];
+    refused(&catalog, &["run", &input, "--out", &out, "--simulate", "--job", &job], 2, &says);
+}
+
+#[test]
+fn the_example_job_is_a_good_one() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let [job, products] = ["job.toml", "products.csv"].map(|name| path(examples.join(name)));
+    let end = call(&["check", &products, "--job", &job]).expect_code(0);
+    assert!(end.stdout.contains("Products: 229\nRejects: 0\n"), "{end}");
+    assert!(!end.stdout.contains("without a prompt"), "{end}");
+}
+
+#[test]
 fn bad_options_are_told_with_their_name() {
     let catalog = Catalog::of(1);
     let input = path(catalog.input());

@@ -70,9 +70,27 @@ impl Prompt {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let prompt = Self { environment, has_system: templates.system.is_some() };
-        let unknown = prompt.unknown_names();
+        let mut prompt = Self { environment, has_system: templates.system.is_some() };
+        let mut unknown = prompt.unknown_names();
+        unknown.extend(prompt.unknown_functions());
         if unknown.is_empty() { Ok(prompt) } else { Err(unknown) }
+    }
+
+    /// Filters, tests and functions that do not exist show only when a template runs: it runs once, over a
+    /// product without fields, and whatever else goes wrong then is not the template's fault.
+    fn unknown_functions(&mut self) -> Vec<PromptError> {
+        use minijinja::ErrorKind::{UnknownFilter, UnknownFunction, UnknownTest};
+        self.environment.set_undefined_behavior(UndefinedBehavior::Chainable);
+        let values = context! { id => "", product => minijinja::Value::from(minijinja::value::Serde(&())) };
+        let errors = self
+            .environment
+            .templates()
+            .filter_map(|(_, template)| template.render(&values).err())
+            .filter(|error| matches!(error.kind(), UnknownFilter | UnknownFunction | UnknownTest))
+            .map(PromptError::from)
+            .collect();
+        self.environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        errors
     }
 
     /// Names besides `product` and `id` can be told without a product.
@@ -151,6 +169,14 @@ mod tests {
         assert_eq!(Prompt::compile(&both).unwrap_err().len(), 2);
         let told = Prompt::compile(&templates("{{ title }}")).unwrap_err().remove(0).to_string();
         assert!(told.contains("'title' is not defined"), "{told}");
+    }
+
+    #[test]
+    fn a_filter_that_does_not_exist_is_told_without_a_product() {
+        let told =
+            Prompt::compile(&templates("{{ product.title | shorten }}")).unwrap_err().remove(0).to_string();
+        assert!(told.contains("shorten") && told.contains("line 1"), "{told}");
+        Prompt::compile(&templates("{{ product.title | upper }} {{ product.price * 2 }}")).unwrap();
     }
 
     #[test]
