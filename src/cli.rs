@@ -144,10 +144,10 @@ pub(crate) struct ProgressArgs {
     #[command(flatten)]
     pub(crate) which: WhichArgs,
     /// As one JSON object.
-    #[arg(long)]
+    #[arg(long, env = "SHELFMILL_JSON")]
     pub(crate) json: bool,
     /// Again and again, every second, until the run is complete.
-    #[arg(long)]
+    #[arg(long, env = "SHELFMILL_WATCH")]
     pub(crate) watch: bool,
 }
 
@@ -156,10 +156,10 @@ pub(crate) struct RequeueArgs {
     #[command(flatten)]
     pub(crate) which: WhichArgs,
     /// Only failures of these classes, separated by commas (rate_limited, timeout, malformed, ...).
-    #[arg(long, value_name = "CLASSES", value_delimiter = ',')]
+    #[arg(long, value_name = "CLASSES", env = "SHELFMILL_CLASS", value_delimiter = ',')]
     pub(crate) class: Vec<FailureClass>,
     /// Only this product; may be given several times.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", env = "SHELFMILL_ID")]
     pub(crate) id: Vec<String>,
 }
 
@@ -301,22 +301,22 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "ADDRESS", env = "SHELFMILL_BIND", default_value = "127.0.0.1")]
     pub(crate) bind: IpAddr,
     /// How long an answer takes.
-    #[arg(long, default_value = "0s", value_parser = duration)]
+    #[arg(long, env = "SHELFMILL_SIMULATE_LATENCY", default_value = "0s", value_parser = duration)]
     pub(crate) latency: Duration,
     /// By how much an answer may be faster or slower.
-    #[arg(long, default_value = "0s", value_parser = duration)]
+    #[arg(long, env = "SHELFMILL_SIMULATE_JITTER", default_value = "0s", value_parser = duration)]
     pub(crate) jitter: Duration,
     /// A hard limit; calls above it are answered with 429.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "SHELFMILL_SIMULATE_MAX_REQUESTS_PER_SECOND")]
     pub(crate) max_requests_per_second: Option<f64>,
     /// Only this key is let in.
     #[arg(long, value_name = "KEY", env = "SHELFMILL_SIMULATE_KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
     /// Which calls meet which fault: the same seed, the same faults.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, env = "SHELFMILL_SIMULATE_SEED", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Keep no counts by product, so that memory does not grow.
-    #[arg(long)]
+    #[arg(long, env = "SHELFMILL_SIMULATE_NO_PRODUCT_COUNTS")]
     pub(crate) no_product_counts: bool,
     #[command(flatten)]
     pub(crate) faults: FaultArgs,
@@ -327,34 +327,34 @@ pub(crate) struct SimulateArgs {
 #[command(next_help_heading = "Faults, each as a share of the calls from 0 to 1")]
 pub(crate) struct FaultArgs {
     /// 429 with `Retry-After`.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_RATE_LIMITED", default_value_t = 0.0)]
     pub(crate) rate_limited: f64,
     /// 500, 502 or 503.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_SERVER_ERROR", default_value_t = 0.0)]
     pub(crate) server_error: f64,
     /// An answer that is not JSON.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_MALFORMED", default_value_t = 0.0)]
     pub(crate) malformed: f64,
     /// An answer cut off at the token ceiling.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_TRUNCATED", default_value_t = 0.0)]
     pub(crate) truncated: f64,
     /// No answer at all.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_HUNG", default_value_t = 0.0)]
     pub(crate) hung: f64,
     /// A connection that breaks in the middle of the answer.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_CUT_OFF", default_value_t = 0.0)]
     pub(crate) cut_off: f64,
     /// The model declines.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_REFUSED", default_value_t = 0.0)]
     pub(crate) refused: f64,
     /// The provider withholds the answer.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_CONTENT_FILTERED", default_value_t = 0.0)]
     pub(crate) content_filtered: f64,
     /// JSON that breaks the schema.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_SCHEMA_VIOLATION", default_value_t = 0.0)]
     pub(crate) schema_violation: f64,
     /// 400.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_BAD_REQUEST", default_value_t = 0.0)]
     pub(crate) bad_request: f64,
 }
 
@@ -393,6 +393,15 @@ mod tests {
     #[test]
     fn the_command_tree_is_valid() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_an_environment_variable() {
+        for command in Cli::command().get_subcommands() {
+            for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+                assert!(argument.get_env().is_some(), "{} {argument}", command.get_name());
+            }
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
     let (folder, ledger) = open(&args, &out, name, &job).await?;
 
     let config = AggregatorConfig {
-        name: crate::fleet::identity(),
+        host: crate::fleet::host(),
         checkpoint_every: args.checkpoints.checkpoint_every as usize,
     };
     let aggregator_stopper = Stopper::new();

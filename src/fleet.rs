@@ -29,8 +29,13 @@ pub(crate) fn api_key() -> Option<SecretString> {
 
 /// Who this process is: unique among all processes of a fleet, and readable.
 pub(crate) fn identity() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "host".to_owned());
-    format!("{}-{}-{:04x}", host.trim(), std::process::id(), rand::random::<u16>())
+    format!("{}-{}-{:04x}", host(), std::process::id(), rand::random::<u16>())
+}
+
+/// The machine's name, as others see it.
+pub(crate) fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }
 
 /// The ledger of a run.
@@ -135,7 +140,7 @@ pub(crate) async fn aggregator(args: AggregatorArgs, screen: &Screen) -> anyhow:
     let folder = Folder::open(&args.out, &args.fleet.run)?;
     let (broker, ledger) = both(&args.fleet, "aggregator", &stopper)?;
     let config =
-        AggregatorConfig { name: identity(), checkpoint_every: args.checkpoints.checkpoint_every as usize };
+        AggregatorConfig { host: host(), checkpoint_every: args.checkpoints.checkpoint_every as usize };
     let listener = progress::listener(screen);
     let opened = tokio::select! {
         opened = Aggregator::open(config, folder, ledger, stopper.clone(), listener) => opened?,

@@ -33,8 +33,8 @@ struct Watcher {
 }
 
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("Analyzing products: {percent:>3}%|{bar:30}| {msg}");
-    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("Analyzing products: {percent:>3}%|{wide_bar}| {msg}");
+    let bar = ProgressBar::new(1);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("█▉▊▋▌▍▎▏ "));
     bar
 }
@@ -60,7 +60,7 @@ impl Watcher {
         let Some(bar) = &self.bar else { return };
         let (completed, failed) = progress.done();
         let done = completed + failed;
-        bar.set_length(progress.total().unwrap_or(done).max(done));
+        bar.set_length(progress.total().unwrap_or(done + 1).max(done));
         bar.set_position(done);
         bar.set_message(state(progress, self.started.elapsed()));
     }

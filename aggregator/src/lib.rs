@@ -56,8 +56,8 @@ const PEN_RENEW_EVERY: Duration = Duration::from_secs(5);
 /// What an aggregator is told.
 #[derive(Clone, Debug)]
 pub struct AggregatorConfig {
-    /// Who this is; unique among the aggregators of a run.
-    pub name: String,
+    /// The machine this runs on, as others see it.
+    pub host: String,
     /// Outcomes after which a batch is written.
     pub checkpoint_every: usize,
 }
@@ -88,6 +88,7 @@ pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 /// A writer whose ledger knows what its disk knows.
 pub struct Aggregator {
     config: AggregatorConfig,
+    pen: String,
     writer: Writer,
     ledger: Arc<dyn Ledger>,
     stopper: Stopper,
@@ -108,7 +109,8 @@ impl Aggregator {
         stopper: Stopper,
         listener: Listener,
     ) -> anyhow::Result<Option<Self>> {
-        if !take_pen(&config, ledger.as_ref(), &stopper, &listener).await? {
+        let pen = pen_of(&config.host, &folder);
+        if !take_pen(&pen, ledger.as_ref(), &stopper, &listener).await? {
             folder.close()?;
             return Ok(None);
         }
@@ -116,6 +118,7 @@ impl Aggregator {
         let known_cost_usd = ledger.progress().await?.vitals.and_then(|vitals| vitals.cost_usd);
         Ok(Some(Self {
             config,
+            pen,
             writer,
             ledger,
             stopper,
@@ -130,18 +133,25 @@ impl Aggregator {
     /// Writes until the run is complete or the stopper stops it; the summary says which.
     pub async fn run(mut self, broker: &dyn Broker) -> anyhow::Result<Summary> {
         let status = self.work(broker).await?;
-        let Self { config, writer, ledger, .. } = self;
+        let Self { pen, writer, ledger, .. } = self;
         let (_, rejected) = writer.rejects();
         let summary = finalize(&writer.folder, ledger.as_ref(), rejected, status).await?;
         writer.folder.close()?;
-        ledger.drop_pen(&config.name).await?;
+        ledger.drop_pen(&pen).await?;
         Ok(summary)
     }
 }
 
+/// Who writes: this folder on this machine. Its lock sees to it that only one process does, so one that is started
+/// again after a kill goes on at once, while one elsewhere waits for the pen's lease to run out.
+fn pen_of(host: &str, folder: &Folder) -> String {
+    let path = std::path::absolute(folder.path()).unwrap_or_else(|_| folder.path().to_owned());
+    format!("{host}:{} ({})", path.display(), folder.record().journal)
+}
+
 /// Waits for the right to write; `false` when it was stopped first.
 async fn take_pen(
-    config: &AggregatorConfig,
+    pen: &str,
     ledger: &dyn Ledger,
     stopper: &Stopper,
     listener: &Listener,
@@ -149,7 +159,7 @@ async fn take_pen(
     let mut told = None;
     loop {
         let held = tokio::select! {
-            held = ledger.hold_pen(&config.name, PEN_LEASE) => held?,
+            held = ledger.hold_pen(pen, PEN_LEASE) => held?,
             () = stopper.stopped() => return Ok(false),
         };
         let Err(holder) = held else { return Ok(true) };
@@ -253,7 +263,7 @@ impl Aggregator {
             return Ok(());
         }
         self.renewed = Instant::now();
-        match self.ledger.hold_pen(&self.config.name, PEN_LEASE).await? {
+        match self.ledger.hold_pen(&self.pen, PEN_LEASE).await? {
             Ok(()) => Ok(()),
             Err(holder) => anyhow::bail!(
                 "{holder} writes the results of this run now, because this process was not heard of"
