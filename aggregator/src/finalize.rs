@@ -155,3 +155,6 @@ fn write_results(folder: &Folder, index: Sorter<'_>) -> io::Result<()> {
 fn counted(path: &Path, number: u64, line: &str) -> anyhow::Result<Counted> {
     serde_json::from_str(line).map_err(|error| anyhow::anyhow!(damaged(path, number, error)))
 }
+
+#[cfg(test)]
+mod tests;

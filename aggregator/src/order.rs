@@ -185,7 +185,7 @@ mod tests {
             at_bytes += line.len() as u64;
         }
         let mut window = Window::new(file);
-        for n in (0..lines.len()).map(|n| (n * 7919) % lines.len()).chain(0..lines.len()) {
+        for n in (0..200).map(|n| (n * 7919) % lines.len()).chain(0..lines.len()) {
             assert_eq!(window.line(places[n]).unwrap(), lines[n].as_bytes());
         }
     }
