@@ -1,6 +1,5 @@
-"""One run of Shelfmill, in one process or as a fleet: started, watched, checked against its files, and told in figures."""
+"""One run of Shelfmill, in one process or as a fleet: started, watched, checked against its files, told in figures."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -39,9 +38,6 @@ class Sample:
     roles: dict = dataclasses.field(default_factory=dict)
     servers: dict = dataclasses.field(default_factory=dict)
 
-    def cpu_s(self):
-        return sum(cost.cpu_s for cost in self.roles.values())
-
 
 @dataclasses.dataclass
 class Cost:
@@ -57,62 +53,60 @@ class Bench:
         self.rounds, self.concurrency = rounds, concurrency
         self.runs = 0
         self.versions = {}
+        self.last_out = None
         self.may_wait_s = WAITING_S
 
     def log(self, text):
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    def new_folder(self):
+    def new_out(self):
+        """Of the runs before only the last is kept: it can be resumed."""
+        if self.last_out:
+            shutil.rmtree(self.last_out)
         self.runs += 1
-        return self.work / f"run-{self.runs}"
+        self.last_out = self.work / f"run-{self.runs}"
+        return self.last_out
 
     def embedded(self, simulator, products, out=None, concurrency=None, calls=None):
         """`shelfmill run`; `out` of an earlier one resumes it, and then no calls are expected."""
         name = f"run of {products:,} products"
-        out = out or self.new_folder()
+        out = out or self.new_out()
         command = [self.binary, "run", catalog(self.catalogs, products), "-q", "--out", out]
         command += ["--base-url", simulator.url, "--concurrency", concurrency or self.concurrency]
-        servers = [simulator.child]
-        with self._measuring(name, simulator, out, products, calls, servers) as children:
-            children.append(Child("run", command, self.work / "run.log"))
-        return self.sample
+        start = lambda: [Child("run", command, self.work / "run.log")]
+        return self._measured(name, start, simulator, [], out, products, products if calls is None else calls)
 
     def fleet(self, rabbitmq, redis, simulator, products, workers, concurrency=None):
         """Producer, aggregator and workers, until the last has ended."""
         name = f"fleet of {workers} over {products:,} products"
-        out = self.new_folder()
+        out = self.new_out()
         redis.flush()
         rabbitmq.delete_queues()
         meet = ["-q", "--run", out.name, "--amqp-url", rabbitmq.url, "--redis-url", redis.url]
         produce = ["producer", catalog(self.catalogs, products), "--base-url", simulator.url]
         work = ["worker", "--until-done", "--concurrency", concurrency or self.concurrency]
-        servers = [simulator.child, rabbitmq.child, redis.child]
-        with self._measuring(name, simulator, out, products, products, servers) as children:
-            start = lambda role, *args: children.append(
-                Child(role, [self.binary, *args, *meet], self.work / f"{role}.log")
-            )
-            start("producer", *produce)
-            start("aggregator", "aggregator", "--out", out)
+        role = lambda name, *args: Child(name, [self.binary, *args, *meet], self.work / f"{name}.log")
+
+        def start():
+            begun = [role("producer", *produce), role("aggregator", "aggregator", "--out", out)]
             # A worker that finds no job asks again a second later; the producer is given time to leave it.
             time.sleep(0.3)
-            for number in range(1, workers + 1):
-                start(f"worker {number}", *work)
-        return self.sample
+            return begun + [role(f"worker {number}", *work) for number in range(1, workers + 1)]
 
-    @contextlib.contextmanager
-    def _measuring(self, name, simulator, out, products, calls, servers):
-        calls = products if calls is None else calls
+        return self._measured(name, start, simulator, [rabbitmq, redis], out, products, products)
+
+    def _measured(self, name, start, simulator, brokers, out, products, calls):
         waited_s = processes.wait_for_quiet(min(QUIET_PATIENCE_S, self.may_wait_s))
         self.may_wait_s -= waited_s
         if waited_s > 1.5:
             self.log(f"waited {waited_s:.0f} s for a quieter machine")
         simulator.reset()
+        servers = [server.child for server in (simulator, *brokers)]
         for server in servers:
             processes.forget_peak(server)
         before_s = [processes.cpu_seconds(server.pid) for server in servers]
         busy, own, began = processes.machine_busy_seconds(), processes.own_seconds(), time.monotonic()
-        children = []
-        yield children
+        children = start()
         processes.finish(children, 60 + products / LEAST_PRODUCTS_PER_S, servers)
         wall_s = max(child.ended for child in children) - began
         roles = {child.name: Cost(child.cpu_s, child.peak_kb * 1024 / 1e6) for child in children}
@@ -128,13 +122,11 @@ class Bench:
             raise BenchError(f"{name}: {made} calls instead of {calls}")
         told_per_s = check_summary(name, out, products)
         first_to_last_s, ratio = read_journal(name, out, products)
-        self.sample = Sample(
-            products, wall_s, made, told_per_s, first_to_last_s, ratio, foreign, roles, served
-        )
         self.log(
             f"{name}: {wall_s:.2f} s, {products / wall_s:,.0f}/s, last to first tenth {ratio:.2f}, "
             f"{describe(roles)}; {describe(served)}; others used {foreign:.0%}"
         )
+        return Sample(products, wall_s, made, told_per_s, first_to_last_s, ratio, foreign, roles, served)
 
     def repeated(self, measure, rounds=None):
         """Samples of several rounds; rounds in which others used the machine are repeated, within reason."""
@@ -145,9 +137,6 @@ class Bench:
                 samples.append(measure())
             samples = sorted(samples, key=lambda sample: sample.foreign)[:rounds]
         return samples
-
-    def discard(self, out):
-        shutil.rmtree(out, ignore_errors=True)
 
 
 def describe(costs):

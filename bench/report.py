@@ -41,32 +41,34 @@ def fsync_ms(folder):
     return statistics.median(times) * 1_000
 
 
-def machine(folder, versions):
-    def first(path, key):
-        with open(path, encoding="utf-8") as file:
-            return next((line.partition(":")[2].strip() for line in file if line.startswith(key)), "unknown")
+def told(*command):
+    done = subprocess.run(command, cwd=README.parent, capture_output=True, text=True)
+    return done.stdout.strip()
 
-    def told(*command):
-        done = subprocess.run(command, cwd=README.parent, capture_output=True, text=True)
-        return done.stdout.strip()
 
+def commit():
+    """Of the sources as they are now: to be asked when they are built, not when all is measured."""
     changed = " with uncommitted changes" if told("git", "status", "--porcelain") else ""
+    return told("git", "rev-parse", "--short", "HEAD") + changed
+
+
+def machine(folder, versions, source):
     facts = {
-        "machine": f"{CORES} cores ({first('/proc/cpuinfo', 'model name')}), "
-        f"{int(first('/proc/meminfo', 'MemTotal').split()[0]) / 1e6:.0f} GB of memory, "
+        "machine": f"{CORES} cores ({first_value('/proc/cpuinfo', 'model name', ':')}), "
+        f"{int(first_value('/proc/meminfo', 'MemTotal', ':').split()[0]) / 1e6:.0f} GB of memory, "
         f"{fsync_ms(folder):.2f} ms for an fsync",
-        "system": f"{first_value('/etc/os-release', 'PRETTY_NAME')}, Linux {platform.release()}",
+        "system": f"{first_value('/etc/os-release', 'PRETTY_NAME', '=')}, Linux {platform.release()}",
         **versions,
         "rustc": told("rustc", "--version"),
-        "commit": told("git", "rev-parse", "--short", "HEAD") + changed,
+        "commit": source,
         "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     return "\n".join(f"- **{name}**: {value}" for name, value in facts.items()) + "\n"
 
 
-def first_value(path, key):
+def first_value(path, key, sign):
     with open(path, encoding="utf-8") as file:
-        return next((line.partition("=")[2].strip().strip('"') for line in file if line.startswith(key + "=")), "unknown")
+        return next((line.partition(sign)[2].strip().strip('"') for line in file if line.startswith(key)), "unknown")
 
 
 def write_readme(results):

@@ -1,4 +1,4 @@
-"""What is measured: one function a topic, each giving a table."""
+"""What is measured: a function for each topic, which yields its tables."""
 
 import dataclasses
 
@@ -6,97 +6,128 @@ from measure import median
 from report import spread, table
 from servers import RabbitMq, Redis, Simulator
 
+FLEETS = (1, 2, 4)
+SLOW_FLEET_LATENCY_S = 0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much is run; the full benchmark, or a smoke run."""
+    """Products of each run: of the full benchmark, or of a smoke run."""
 
     small: int = 10_000
     middle: int = 20_000
     large: int = 200_000
-    fleet: int = 20_000
-    fleet_large: int = 200_000
     latency: int = 5_000
     latency_concurrency: int = 500
-    scaling: int = 3_000
+    # How often each place of a slow fleet is used.
+    slow_fleet_turns: int = 24
 
 
-SMOKE = Sizes(1_000, 2_000, 10_000, 2_000, 4_000, 500, 100, 600)
-
-
-def per_1000(samples, cpu_s):
-    return spread(samples, lambda sample: 1_000 * cpu_s(sample) / sample.products, 2)
+SMOKE = Sizes(1_000, 2_000, 10_000, 500, 100, 6)
 
 
 def per_second(sample):
     return sample.products / sample.wall_s
 
 
-def peak(sample, role):
-    return max(cost.peak_mb for name, cost in sample.roles.items() if name.startswith(role))
+def told_per_second(sample):
+    return sample.told_per_s
 
 
-def role_cpu(sample, role):
-    return sum(cost.cpu_s for name, cost in sample.roles.items() if name.startswith(role))
+def last_to_first_tenth(sample):
+    return sample.last_to_first_tenth
 
 
-def others(groups):
+def peak_mb(role):
+    """The highest of the processes whose names begin so."""
+    return lambda sample: max(cost.peak_mb for name, cost in sample.roles.items() if name.startswith(role))
+
+
+def cpu_s(role=""):
+    """Per 1,000 products, of all processes whose names begin so."""
+
+    def of(sample):
+        costs = [*sample.roles.items(), *sample.servers.items()] if role else sample.roles.items()
+        return 1_000 / sample.products * sum(cost.cpu_s for name, cost in costs if name.startswith(role))
+
+    return of
+
+
+def ratio(samples, base, figure):
+    return f"× {median(samples, figure) / median(base, figure):.2f}"
+
+
+def disturbance(groups):
     worst = max(sample.foreign for samples in groups for sample in samples)
     return f"Other processes used at most {worst:.0%} of the machine meanwhile."
 
 
 def embedded(bench, sizes):
     simulator = Simulator(bench.binary, bench.work / "simulator")
-    by_size = {}
-    for products in (sizes.small, sizes.middle, sizes.large):
-        by_size[products] = bench.repeated(lambda: bench.embedded(simulator, products))
+    by_size = {
+        products: bench.repeated(lambda: bench.embedded(simulator, products))
+        for products in (sizes.small, sizes.middle, sizes.large)
+    }
     rows = [
         [
             f"{products:,}",
             spread(samples, per_second),
-            spread(samples, lambda sample: sample.told_per_s),
-            per_1000(samples, lambda sample: sample.cpu_s()),
-            per_1000(samples, lambda sample: sample.servers["simulator"].cpu_s),
-            spread(samples, lambda sample: peak(sample, "run"), 1),
-            spread(samples, lambda sample: sample.last_to_first_tenth, 2),
+            spread(samples, told_per_second),
+            spread(samples, cpu_s(), 2),
+            spread(samples, cpu_s("simulator"), 2),
+            spread(samples, peak_mb("run"), 1),
+            spread(samples, last_to_first_tenth, 2),
         ]
         for products, samples in by_size.items()
     ]
-    peaks = {products: median(samples, lambda sample: peak(sample, "run")) for products, samples in by_size.items()}
-    paces = {products: median(samples, per_second) for products, samples in by_size.items()}
-    large, middle = sizes.large, sizes.middle
-    rows.append(
-        [f"{large:,} to {middle:,}", f"× {paces[large] / paces[middle]:.2f}", "", "", "", f"× {peaks[large] / peaks[middle]:.2f}", ""]
-    )
+    large, middle = by_size[sizes.large], by_size[sizes.middle]
+    ratios = [ratio(large, middle, figure) for figure in (per_second, told_per_second, cpu_s(), cpu_s("simulator"))]
+    rows.append([f"{sizes.large:,} to {sizes.middle:,}", *ratios, ratio(large, middle, peak_mb("run")), ""])
     header = [
-        "products", "products/s", "as the summary says", "CPU s per 1,000", "simulator's CPU s per 1,000", "peak MB", "last tenth to first"
+        "products", "products/s", "as the summary says", "CPU s per 1,000", "simulator's CPU s per 1,000",
+        "peak MB", "last tenth to first",
     ]
-    yield table("One process: `shelfmill run`", header, rows, others(by_size.values()))
-
-    again = bench.embedded(simulator, large, out=bench.work / f"run-{bench.runs}", calls=0)
+    yield table("One process: `shelfmill run`", header, rows, disturbance(by_size.values()))
+    again = bench.embedded(simulator, sizes.large, out=bench.last_out, calls=0)
     simulator.child.kill()
-    yield from latency(bench, sizes, again)
+    yield from slow_model(bench, sizes, again)
 
 
-def latency(bench, sizes, again_large):
+def slow_model(bench, sizes, again_large):
     simulator = Simulator(bench.binary, bench.work / "slow-simulator", "--latency", "1s")
     products, concurrency = sizes.latency, sizes.latency_concurrency
-    samples = bench.repeated(
-        lambda: bench.embedded(simulator, products, concurrency=concurrency), min(bench.rounds, 2)
-    )
-    percent = lambda figure: spread(samples, lambda sample: 100 * figure(sample) / concurrency, 1) + " %"
+    samples = bench.repeated(lambda: bench.embedded(simulator, products, concurrency=concurrency))
     rows = [
-        ["over the whole process, start and final files included", spread(samples, per_second, 1), percent(per_second)],
-        ["as the summary says", spread(samples, lambda s: s.told_per_s, 1), percent(lambda s: s.told_per_s)],
+        [
+            name,
+            spread(samples, pace, 1),
+            spread(samples, lambda sample: 100 * pace(sample) / concurrency, 1) + " %",
+        ]
+        for name, pace in {
+            "over the whole process, its start and the final files included": per_second,
+            "as the summary says": told_per_second,
+        }.items()
     ]
-    header = [f"{products:,} products, 1 s of latency, concurrency {concurrency}", "products/s", f"of the ideal {concurrency}/s"]
-    note = f"Peak memory {spread(samples, lambda sample: peak(sample, 'run'), 1)} MB; CPU s per 1,000 products {per_1000(samples, lambda s: s.cpu_s())}."
-    yield table("A slow model", header, rows, note)
+    header = [
+        f"{products:,} products, 1 s of latency, concurrency {concurrency}", "products/s",
+        f"of the ideal {concurrency}/s",
+    ]
+    note = (
+        f"Peak memory {spread(samples, peak_mb('run'), 1)} MB; CPU seconds per 1,000 products "
+        f"{spread(samples, cpu_s(), 2)}. {disturbance([samples])}"
+    )
+    yield table("One process and a slow model", header, rows, note)
 
-    again = bench.embedded(simulator, products, out=bench.work / f"run-{bench.runs}", concurrency=concurrency, calls=0)
+    again = bench.embedded(simulator, products, out=bench.last_out, concurrency=concurrency, calls=0)
     simulator.child.kill()
     rows = [
-        [f"{sample.products:,}", f"{sample.wall_s:.2f}", str(sample.calls), f"{sample.cpu_s():.2f}", f"{peak(sample, 'run'):.1f}"]
+        [
+            f"{sample.products:,}",
+            f"{sample.wall_s:.2f}",
+            str(sample.calls),
+            f"{sample.roles['run'].cpu_s:.2f}",
+            f"{sample.roles['run'].peak_mb:.1f}",
+        ]
         for sample in (again, again_large)
     ]
     yield table("Run again when all is done", ["products", "seconds", "calls", "CPU s", "peak MB"], rows)
@@ -104,63 +135,77 @@ def latency(bench, sizes, again_large):
 
 def fleet(bench, sizes):
     rabbitmq, redis = RabbitMq(bench.work / "rabbitmq"), Redis(bench.work / "redis")
-    simulator = Simulator(bench.binary, bench.work / "fleet-simulator")
     bench.versions = {"RabbitMQ": rabbitmq.version(), "Redis": redis.version()}
-    run = lambda products, workers, **more: bench.fleet(rabbitmq, redis, simulator, products, workers, **more)
-    by_fleet = {(sizes.fleet, workers): bench.repeated(lambda: run(sizes.fleet, workers)) for workers in (1, 2, 4)}
-    by_fleet[sizes.fleet_large, 2] = bench.repeated(lambda: run(sizes.fleet_large, 2), 1)
+    run = lambda simulator, products, workers: bench.fleet(rabbitmq, redis, simulator, products, workers)
+    yield from fast_fleet(bench, sizes, run)
+    yield slow_fleet(bench, sizes, run)
+    for server in (redis, rabbitmq):
+        server.child.kill()
+
+
+def fast_fleet(bench, sizes, run):
+    simulator = Simulator(bench.binary, bench.work / "fleet-simulator")
+    by_fleet = {
+        (workers, sizes.middle): bench.repeated(lambda: run(simulator, sizes.middle, workers)) for workers in FLEETS
+    }
+    by_fleet[2, sizes.large] = bench.repeated(lambda: run(simulator, sizes.large, 2), 1)
     simulator.child.kill()
 
-    one = median(by_fleet[sizes.fleet, 1], per_second)
+    one, two, large = (by_fleet[key] for key in ((1, sizes.middle), (2, sizes.middle), (2, sizes.large)))
+    roles = [peak_mb(role) for role in ("producer", "worker", "aggregator")]
     rows, costs = [], []
-    for (products, workers), samples in by_fleet.items():
+    for (workers, products), samples in by_fleet.items():
         name = f"{workers} worker{'s' if workers > 1 else ''}, {products:,} products"
-        server = lambda server: per_1000(samples, lambda sample: sample.servers[server].cpu_s)
-        role = lambda role: per_1000(samples, lambda sample: role_cpu(sample, role))
-        memory = lambda role: spread(samples, lambda sample: peak(sample, role), 1)
         rows.append(
             [
-                name, spread(samples, per_second), f"× {median(samples, per_second) / one:.2f}",
+                name,
+                spread(samples, per_second),
+                ratio(samples, one, per_second),
                 spread(samples, lambda sample: sample.products / sample.first_to_last_s),
-                spread(samples, lambda sample: sample.last_to_first_tenth, 2),
-                memory("producer"), memory("worker"), memory("aggregator"),
+                spread(samples, last_to_first_tenth, 2),
+                *(spread(samples, role, 1) for role in roles),
             ]
         )
-        costs.append(
-            [
-                name, per_1000(samples, lambda sample: sample.cpu_s()),
-                role("producer"), role("worker"), role("aggregator"),
-                server("RabbitMQ"), server("Redis"), server("simulator"),
-            ]
-        )
+        counted = ["", "producer", "worker", "aggregator", "RabbitMQ", "Redis", "simulator"]
+        costs.append([name, *(spread(samples, cpu_s(role), 2) for role in counted)])
+    flat = f"2 workers, {sizes.large:,} to {sizes.middle:,}"
+    rows.append([flat, ratio(large, two, per_second), "", "", "", *(ratio(large, two, role) for role in roles)])
     header = [
-        "", "products/s", "to 1 worker", "first to last result", "last tenth to first",
-        "producer's peak MB", "worker's peak MB", "aggregator's peak MB",
+        "", "products/s", "to 1 worker", "between first and last result", "last tenth to first",
+        "producer's peak MB", "a worker's peak MB", "aggregator's peak MB",
     ]
-    note = "All on one machine that is busy with brokers and simulator: more workers share the same cores. " + others(by_fleet.values())
-    yield table("A fleet, without latency", header, rows, note)
-    header = ["CPU s per 1,000 products", "all roles", "producer", "workers", "aggregator", "RabbitMQ", "Redis", "simulator"]
+    note = "All of it shares this machine's cores, brokers and simulator too. " + disturbance(by_fleet.values())
+    yield table("A fleet", header, rows, note)
+    header = [
+        "CPU s per 1,000 products", "all roles", "producer", "workers", "aggregator", "RabbitMQ", "Redis", "simulator",
+    ]
     yield table("What a fleet costs", header, costs)
 
-    simulator = Simulator(bench.binary, bench.work / "fleet-slow-simulator", "--latency", "500ms")
-    rows = []
-    one = None
-    for workers in (1, 2, 4):
-        samples = bench.repeated(lambda: run(sizes.scaling, workers), 1)
-        # Calls begin half a second before the first result.
-        pace = lambda sample: sample.products / (sample.first_to_last_s + 0.5)
-        one = one or median(samples, pace)
-        ideal = workers * bench.concurrency / 0.5
+
+def slow_fleet(bench, sizes, run):
+    latency_s = SLOW_FLEET_LATENCY_S
+    simulator = Simulator(bench.binary, bench.work / "fleet-slow-simulator", "--latency", f"{latency_s}s")
+    # The first calls begin a latency before the first result.
+    pace = lambda sample: sample.products / (sample.first_to_last_s + latency_s)
+    rows, groups = [], []
+    for workers in FLEETS:
+        places = workers * bench.concurrency
+        samples = bench.repeated(lambda: run(simulator, places * sizes.slow_fleet_turns, workers), 1)
+        groups.append(samples)
         rows.append(
             [
-                str(workers), spread(samples, pace, 1), f"× {median(samples, pace) / one:.2f}",
-                f"{100 * median(samples, pace) / ideal:.1f} %", spread(samples, per_second, 1),
+                str(workers),
+                f"{samples[0].products:,}",
+                spread(samples, pace, 1),
+                ratio(samples, groups[0], pace),
+                f"{100 * median(samples, pace) / (places / latency_s):.1f} %",
+                spread(samples, per_second, 1),
             ]
         )
-    header = ["workers", "products/s", "to 1 worker", "of the ideal", "over the whole time, start and end included"]
-    yield table(f"A fleet and a slow model: {sizes.scaling:,} products, 500 ms of latency, concurrency {bench.concurrency} each", header, rows)
-    for child in (simulator.child, redis.child, rabbitmq.child):
-        child.kill()
+    simulator.child.kill()
+    title = f"A fleet and a slow model: {latency_s:.1f} s of latency, concurrency {bench.concurrency} each"
+    header = ["workers", "products", "products/s", "to 1 worker", "of the ideal", "from start to end"]
+    return table(title, header, rows, disturbance(groups))
 
 
 TOPICS = {"embedded": embedded, "fleet": fleet}

@@ -70,15 +70,13 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
         host: crate::fleet::host(),
         checkpoint_every: args.checkpoints.checkpoint_every as usize,
     };
-    let aggregator_stopper = Stopper::new();
     let listener = progress::listener(screen);
     let ledger: Arc<dyn Ledger> = Arc::new(ledger);
     // The ledger knows what is done before the producer asks.
-    let aggregator =
-        Aggregator::open(config, folder, Arc::clone(&ledger), aggregator_stopper.clone(), listener)
-            .await?
-            .context("the aggregator was stopped before it began")?;
-    let roles = Roles::start(&args, job, api_key, ledger, aggregator, stopper, aggregator_stopper);
+    let aggregator = Aggregator::open(config, folder, Arc::clone(&ledger), Stopper::new(), listener)
+        .await?
+        .context("the aggregator was stopped before it began")?;
+    let roles = Roles::start(&args, job, api_key, ledger, aggregator, stopper);
     let summary = roles.finish().await?;
     progress::conclude(screen, &summary, &out, "run the same command again");
     Ok(end::of_summary(&summary))
@@ -98,6 +96,7 @@ async fn open(
     }
     job::begin(&ledger, job, name, args.job.accept_changed_job).await?;
     folder.update(|record| record.job = Some(job.clone()))?;
+    ledger.number_scans_after(folder.record().rejects_scan);
     ledger.watch_inflight(&folder.state_file("inflight"))?;
     for (product, spent) in spent_before(&folder)? {
         ledger.remember_spent(product, spent);
@@ -110,7 +109,7 @@ struct Roles {
     worker: JoinHandle<anyhow::Result<()>>,
     aggregator: JoinHandle<anyhow::Result<Summary>>,
     stopper: Stopper,
-    aggregator_stopper: Stopper,
+    broker: Arc<MemoryBroker>,
 }
 
 impl Roles {
@@ -121,7 +120,6 @@ impl Roles {
         ledger: Arc<dyn Ledger>,
         aggregator: Aggregator,
         stopper: Stopper,
-        aggregator_stopper: Stopper,
     ) -> Self {
         let concurrency = args.work.concurrency.unwrap_or(job.limits.concurrency);
         // Enough that a worker never waits for a task, and no more.
@@ -156,23 +154,31 @@ impl Roles {
         Self {
             producer: tokio::spawn({
                 let stopper = stopper.clone();
-                async move { producer.await.map(drop).inspect_err(|_| stopper.stop()) }
+                async move {
+                    // In a task of its own, so that a panic ends the other roles, too.
+                    let ended = tokio::spawn(producer).await.context("the producer ended abnormally");
+                    ended.and_then(|ended| ended.map(drop)).inspect_err(|_| stopper.stop())
+                }
             }),
             worker: tokio::spawn(worker),
-            aggregator: tokio::spawn(async move { aggregator.run(broker.as_ref()).await }),
+            aggregator: tokio::spawn({
+                let broker = Arc::clone(&broker);
+                async move { aggregator.run(broker.as_ref()).await }
+            }),
             stopper,
-            aggregator_stopper,
+            broker,
         }
     }
 
     async fn finish(self) -> anyhow::Result<Summary> {
-        let Self { producer, mut worker, mut aggregator, stopper, aggregator_stopper } = self;
-        let (worked, written) = tokio::select! {
+        let Self { producer, mut worker, mut aggregator, stopper, broker } = self;
+        let (produced, worked, written) = tokio::select! {
             worked = &mut worker => {
-                // Told to stop, or broken: what it left is written.
+                // Told to stop, or broken: what the others left is written.
                 stopper.stop();
-                aggregator_stopper.stop();
-                (worked, aggregator.await)
+                let produced = producer.await;
+                broker.end_outcomes();
+                (produced, worked, aggregator.await)
             }
             written = &mut aggregator => {
                 // Complete: nothing is in flight. Broken: what is in flight cannot be saved.
@@ -180,14 +186,14 @@ impl Roles {
                 if !matches!(written, Ok(Ok(_))) {
                     stopper.abort();
                 }
-                (worker.await, written)
+                let worked = worker.await;
+                (producer.await, worked, written)
             }
         };
-        let produced = producer.await;
-        // The writer's error first: the others may only be its consequence.
+        // From the end to the front: an earlier role's error may only be the consequence of a later one's.
         let summary = written.context("the aggregator ended abnormally")??;
-        produced.context("the producer ended abnormally")??;
         worked.context("the worker ended abnormally")??;
+        produced.context("the producer ended abnormally")??;
         Ok(summary)
     }
 }

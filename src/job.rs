@@ -21,6 +21,13 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
     if let Some(model) = &args.model {
         job.llm.model.clone_from(model);
     }
+    let url = args.base_url.as_deref().or(job.llm.base_url.as_deref());
+    if url.and_then(|url| url::Url::parse(url).ok()).is_some_and(|url| url.password().is_some()) {
+        return Err(anyhow!(Usage(
+            "the model's URL has a password in it, which would be kept in files; give keys in OPENAI_API_KEY"
+                .to_owned()
+        )));
+    }
     if args.base_url.is_some() {
         job.llm.base_url.clone_from(&args.base_url);
     }
@@ -44,7 +51,7 @@ pub(crate) fn input(args: &InputArgs) -> InputOptions {
 /// Fails where a template asks for what none of the first products has: better told now than by every product.
 pub(crate) fn check_prompt(job: &Job, input: &InputOptions) -> anyhow::Result<()> {
     const PRODUCTS_TRIED: usize = 20;
-    if matches!(input.source, Source::Stdin) {
+    if !shelfmill_producer::can_be_read_twice(input) {
         return Ok(());
     }
     let prompt = Prompt::compile(&job.prompt)

@@ -54,7 +54,7 @@ pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
                     out.display()
                 ))));
             }
-            let folder = Folder::open(&out, &record.run)?;
+            let mut folder = Folder::open(&out, &record.run)?;
             let count = shelfmill_aggregator::requeue(&folder, |product| wanted.has(product))?;
             folder.close()?;
             (count, "run `shelfmill run` again, with the same input, to try them")

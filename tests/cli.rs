@@ -118,9 +118,22 @@ fn servers_that_are_not_there_end_a_command_and_their_passwords_are_not_told() {
     let end = call(&args).expect_code(1);
     assert!(end.stderr.contains("cannot reach Redis at 127.0.0.1:1"), "{end}");
     assert!(!format!("{}{}", end.stdout, end.stderr).contains("canary"), "{end}");
-    for url in ["amqp://user:canary@127.0.0.1:notaport", "http://canary@127.0.0.1"] {
+    for url in
+        ["amqp://user:canary@127.0.0.1:notaport", "http://canary@127.0.0.1", "user:canary@127.0.0.1:5672"]
+    {
         let input = path(catalog.input());
         let end = call(&["producer", &input, "--run", "r", "--amqp-url", url]).expect_code(1);
+        assert!(!format!("{}{}", end.stdout, end.stderr).contains("canary"), "{end}");
+    }
+}
+
+#[test]
+fn a_password_in_the_models_url_is_refused_and_not_told() {
+    let catalog = Catalog::of(1);
+    let (input, out) = (path(catalog.input()), path(catalog.out()));
+    for url in ["http://user:canary@127.0.0.1:1/v1", "htp://user:canary@127.0.0.1"] {
+        let end = call(&["run", &input, "--out", &out, "--base-url", url]);
+        assert_ne!(end.code, Some(0), "{end}");
         assert!(!format!("{}{}", end.stdout, end.stderr).contains("canary"), "{end}");
     }
 }
@@ -157,6 +170,19 @@ fn standard_input_is_a_catalog_too() {
         catalog.out().display()
     );
     crate::support::process::program("sh").args(["-c", &script]).run(DEADLINE).expect_code(0);
+    crate::support::results::Results::read(&catalog.out()).assert_every_product_once(&catalog);
+}
+
+#[test]
+fn a_pipe_with_a_name_is_read_once_and_whole() {
+    let catalog = Catalog::of(3_000);
+    let script = format!(
+        "'{}' run <(cat '{}') --format jsonl --simulate --quiet -c 1000 --out '{}'",
+        env!("CARGO_BIN_EXE_shelfmill"),
+        catalog.input().display(),
+        catalog.out().display()
+    );
+    crate::support::process::program("bash").args(["-c", &script]).run(DEADLINE).expect_code(0);
     crate::support::results::Results::read(&catalog.out()).assert_every_product_once(&catalog);
 }
 

@@ -15,7 +15,12 @@ use crate::support::{
 const DEADLINE: Duration = Duration::from_secs(120);
 
 fn run(catalog: &Catalog, simulator: &Simulator) -> Program {
-    shelfmill().arg("run").args(catalog.args()).args(["--base-url", simulator.url(), "--concurrency", "16"])
+    run_many(catalog, simulator, 16)
+}
+
+fn run_many(catalog: &Catalog, simulator: &Simulator, concurrency: u32) -> Program {
+    let options = ["--base-url", simulator.url(), "--concurrency", &concurrency.to_string()];
+    shelfmill().arg("run").args(catalog.args()).args(options)
 }
 
 fn finished(program: Program) -> Finished {
@@ -252,6 +257,50 @@ fn rejects_are_set_aside_and_strictness_refuses_them() {
         assert_eq!(told, [(4, "unreadable"), (5, "missing_id"), (6, "duplicate_id")]);
         assert_eq!(results.summary["counts"]["input"], 6);
     }
+}
+
+#[test]
+fn a_repaired_input_leaves_no_rejects() {
+    let (catalog, simulator) = (Catalog::of(3), Simulator::start(&[]));
+    let whole = fs::read_to_string(catalog.input()).unwrap();
+    fs::write(catalog.input(), format!("{whole}broken\n")).unwrap();
+    finished(run(&catalog, &simulator)).expect_code(0);
+    assert_eq!(Results::read(&catalog.out()).rejects.len(), 1);
+    fs::write(catalog.input(), whole).unwrap();
+    finished(run(&catalog, &simulator)).expect_code(0);
+    let results = Results::read(&catalog.out());
+    results.assert_every_product_once(&catalog);
+    assert_eq!((results.rejects.len(), &results.summary["counts"]["input"]), (0, &3.into()));
+}
+
+#[test]
+fn a_stop_while_the_producer_waits_for_a_place_is_a_stop() {
+    // One more than worker and channel hold: the producer's last publish waits.
+    let (catalog, simulator) = (Catalog::of(67), Simulator::start(&["--latency", "300ms"]));
+    let mut running = run_many(&catalog, &simulator, 1).start();
+    eventually(DEADLINE, "a call", || match simulator.calls() {
+        0 => Err("none".to_owned()),
+        _ => Ok(()),
+    });
+    running.interrupt();
+    running.wait(DEADLINE).expect_code(130);
+    finished(run(&catalog, &simulator)).expect_code(0);
+    Results::read(&catalog.out()).assert_every_product_once(&catalog);
+    assert_eq!(simulator.calls(), 67);
+}
+
+#[test]
+fn a_stop_keeps_every_answer_that_was_paid_for() {
+    // All answers come at once, more than a batch takes.
+    let (catalog, simulator) = (Catalog::of(1_200), Simulator::start(&["--latency", "1s"]));
+    let mut running = run_many(&catalog, &simulator, 1_200).start();
+    eventually(DEADLINE, "all calls", || match simulator.calls() {
+        1_200 => Ok(()),
+        calls => Err(calls.to_string()),
+    });
+    running.interrupt();
+    let end = running.wait(DEADLINE);
+    assert_eq!(journal_lines(&catalog.out()), 1_200, "{end}");
 }
 
 #[test]

@@ -232,6 +232,93 @@ fn failed_products_are_put_back_and_succeed() {
 }
 
 #[test]
+fn products_that_fail_at_once_can_be_put_back_again_and_again() {
+    let fleet = Fleet::new("requeue-fast", 150, &["--bad-request", "1"]);
+    let workers = fleet.workers(2);
+    ended(fleet.producer().run(DEADLINE));
+    let requeue = || fleet.command("requeue").run(DEADLINE).expect_code(0).stdout;
+    for _ in 0..3 {
+        fleet.aggregator().run(DEADLINE).expect_code(3);
+        let aggregator = fleet.aggregator().start();
+        let said = requeue();
+        assert!(said.contains("Put back 150 failed products"), "{said}");
+        drop(aggregator);
+    }
+    fleet.aggregator().run(DEADLINE).expect_code(3);
+    assert_eq!(Results::read(&fleet.catalog.out()).failures.len(), 150);
+    drop(workers);
+}
+
+#[test]
+fn a_ledger_that_was_emptied_learns_again_what_is_on_disk() {
+    let (rabbitmq, mut redis) = (rabbitmq::shared(), Redis::start());
+    let mut fleet = Fleet::new("flushed", 400, &["--latency", "50ms"]);
+    fleet.redis_url = redis.url();
+    let workers = fleet.workers(2);
+    let aggregator = fleet.aggregator().start();
+    ended(fleet.producer().run(DEADLINE));
+    fleet.wait_for_lines(100);
+    redis.flushall();
+    // The job and the total are gone, too: the producer brings them back.
+    ended(fleet.producer().run(DEADLINE));
+    ended(aggregator.wait(DEADLINE));
+    fleet.assert_done(rabbitmq, &redis);
+    drop(workers);
+}
+
+#[test]
+fn an_interrupted_replay_goes_on_where_it_was() {
+    let mut redis = Redis::start();
+    let mut fleet = Fleet::new("replay", 6_000, &[]);
+    fleet.redis_url = redis.url();
+    let workers = fleet.workers(2);
+    let aggregator = fleet.aggregator().start();
+    ended(fleet.producer().run(DEADLINE));
+    ended(aggregator.wait(DEADLINE));
+    redis.flushall();
+    let told =
+        || redis.cli(&["HGET", &format!("shelfmill:{{{}}}:run", fleet.run), "completed"]).trim().to_owned();
+    let aggregator = fleet.aggregator().start();
+    eventually(DEADLINE, "some lines to be told", || {
+        if told().is_empty() { Err("none".to_owned()) } else { Ok(()) }
+    });
+    aggregator.kill9();
+    let aggregator = fleet.aggregator().start();
+    eventually(DEADLINE, "all lines to be told", || if told() == "6000" { Ok(()) } else { Err(told()) });
+    ended(fleet.producer().run(DEADLINE));
+    ended(aggregator.wait(DEADLINE));
+    Results::read(&fleet.catalog.out()).assert_every_product_once(&fleet.catalog);
+    assert_eq!(fleet.simulator.calls(), 6_000);
+    drop(workers);
+}
+
+#[test]
+fn rejects_that_wait_keep_their_order_when_the_aggregator_is_stopped() {
+    let fleet = Fleet::new("rejects-order", 1_500, &[]);
+    let mut text = std::fs::read_to_string(fleet.catalog.input()).unwrap();
+    text = "broken\n".repeat(250) + &text;
+    std::fs::write(fleet.catalog.input(), text).unwrap();
+    for _ in 0..2 {
+        // Twice before anybody reads what the first scan found.
+        ended(fleet.producer().run(DEADLINE));
+    }
+    let workers = fleet.workers(2);
+    eventually(DEADLINE, "outcomes to wait", || {
+        let name = format!("shelfmill.{}.outcomes.v1", fleet.run);
+        let ready = rabbitmq::shared().queues().get(&name).map_or(0, |queue| queue.ready);
+        if ready > 1_400 { Ok(()) } else { Err(ready.to_string()) }
+    });
+    let mut aggregator = fleet.aggregator().start();
+    fleet.wait_for_lines(1);
+    aggregator.terminate();
+    aggregator.wait(DEADLINE);
+    ended(fleet.aggregator().run(DEADLINE));
+    let results = fleet.assert_done(rabbitmq::shared(), redis::shared());
+    assert_eq!(results.rejects.len(), 250);
+    drop(workers);
+}
+
+#[test]
 fn rejects_travel_to_the_aggregator() {
     let fleet = Fleet::new("rejects", 20, &[]);
     let mut text = std::fs::read_to_string(fleet.catalog.input()).unwrap();

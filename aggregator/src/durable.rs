@@ -8,10 +8,10 @@ use std::{
 };
 
 /// Replaces the file by what `write` writes.
-pub(crate) fn replace<T>(
+pub(crate) fn replace<T, E: From<io::Error>>(
     path: &Path,
-    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<T>,
-) -> io::Result<T> {
+    write: impl FnOnce(&mut BufWriter<&File>) -> Result<T, E>,
+) -> Result<T, E> {
     const BUFFER_BYTES: usize = 256 * 1024;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = tempfile::Builder::new().prefix(".shelfmill-").tempfile_in(folder)?;
@@ -21,7 +21,7 @@ pub(crate) fn replace<T>(
     drop(writer);
     readable_by_all(temporary.as_file())?;
     temporary.as_file().sync_all()?;
-    temporary.persist(path)?;
+    temporary.persist(path).map_err(io::Error::from)?;
     sync_folder(folder)?;
     Ok(value)
 }

@@ -84,7 +84,7 @@ async fn stale_failures(folder: &Folder, ledger: &dyn Ledger) -> anyhow::Result<
     })?;
     let mut stale = HashSet::new();
     for batch in failed.chunks(STATES_BATCH) {
-        let states = ledger.states(batch).await?;
+        let (_, states) = ledger.states(batch).await?;
         stale
             .extend(batch.iter().zip(states).filter(|(_, state)| *state != State::Failed).map(|(id, _)| *id));
     }

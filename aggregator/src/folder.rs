@@ -177,7 +177,7 @@ impl Folder {
     }
 
     /// Notes that the session ended in good order.
-    pub fn close(mut self) -> Result<(), FolderError> {
+    pub fn close(&mut self) -> Result<(), FolderError> {
         self.record.active_ms = u64::try_from(self.active().as_millis()).unwrap_or(u64::MAX);
         self.record.session_started_at = None;
         self.save()
@@ -267,11 +267,12 @@ mod tests {
     #[test]
     fn one_process_and_one_run_have_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Folder::open(folder.path(), "spring").unwrap();
+        let mut first = Folder::open(folder.path(), "spring").unwrap();
         let told = Folder::open(folder.path(), "spring").unwrap_err().to_string();
         assert!(told.contains("another process"), "{told}");
         let journal = first.record().journal.clone();
         first.close().unwrap();
+        drop(first);
         let told = Folder::open(folder.path(), "autumn").unwrap_err().to_string();
         assert!(told.contains("belongs to the run 'spring'"), "{told}");
         assert_eq!(Folder::open(folder.path(), "spring").unwrap().record().journal, journal);

@@ -11,8 +11,8 @@ use std::{
 
 use futures_util::FutureExt;
 use shelfmill_pipeline::{
-    broker::{Broker, Consumer, Delivery},
-    ledger::{Ledger, Progress, Vitals},
+    broker::{Broker, BrokerError, Consumer, Delivery},
+    ledger::{Ledger, Progress, ScanCounts, Vitals},
     message::Outcome,
     shutdown::Stopper,
 };
@@ -23,6 +23,7 @@ mod finalize;
 mod folder;
 mod line_file;
 mod order;
+mod pen;
 mod rate;
 mod replay;
 mod summary;
@@ -37,6 +38,7 @@ pub use summary::{Calls, Counts, Latencies, Status, Summary, Tokens};
 mod requeue;
 
 use finalize::finalize;
+use pen::{Pen, pen_of, take_pen};
 use rate::Rate;
 use writer::Writer;
 
@@ -50,8 +52,8 @@ const PREFETCH: u16 = 1_024;
 const TICK: Duration = Duration::from_millis(100);
 /// How often others are told how it goes.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-const PEN_LEASE: Duration = Duration::from_secs(15);
-const PEN_RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often an idle aggregator looks for messages nobody could take.
+const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(10);
 
 /// What an aggregator is told.
 #[derive(Clone, Debug)]
@@ -88,7 +90,7 @@ pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 /// A writer whose ledger knows what its disk knows.
 pub struct Aggregator {
     config: AggregatorConfig,
-    pen: String,
+    pen: Pen,
     writer: Writer,
     ledger: Arc<dyn Ledger>,
     stopper: Stopper,
@@ -96,7 +98,8 @@ pub struct Aggregator {
     rate: Rate,
     cost_usd: Option<f64>,
     reported: Option<Instant>,
-    renewed: Instant,
+    looked: Instant,
+    dead: u64,
 }
 
 impl Aggregator {
@@ -104,7 +107,7 @@ impl Aggregator {
     /// while it stood by.
     pub async fn open(
         config: AggregatorConfig,
-        folder: Folder,
+        mut folder: Folder,
         ledger: Arc<dyn Ledger>,
         stopper: Stopper,
         listener: Listener,
@@ -114,7 +117,14 @@ impl Aggregator {
             folder.close()?;
             return Ok(None);
         }
-        let (writer, told_cost_usd) = Writer::open(folder, ledger.as_ref()).await?;
+        let pen = Pen::keep(pen, Arc::clone(&ledger));
+        let (writer, told_cost_usd) = match Writer::open(folder, ledger.as_ref()).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                pen.give_back().await;
+                return Err(error);
+            }
+        };
         let known_cost_usd = ledger.progress().await?.vitals.and_then(|vitals| vitals.cost_usd);
         Ok(Some(Self {
             config,
@@ -126,51 +136,25 @@ impl Aggregator {
             rate: Rate::default(),
             cost_usd: Some(known_cost_usd.unwrap_or(0.0) + told_cost_usd),
             reported: None,
-            renewed: Instant::now(),
+            looked: Instant::now(),
+            dead: 0,
         }))
     }
 
     /// Writes until the run is complete or the stopper stops it; the summary says which.
     pub async fn run(mut self, broker: &dyn Broker) -> anyhow::Result<Summary> {
-        let status = self.work(broker).await?;
-        let Self { pen, writer, ledger, .. } = self;
-        let (_, rejected) = writer.rejects();
-        let summary = finalize(&writer.folder, ledger.as_ref(), rejected, status).await?;
-        writer.folder.close()?;
-        ledger.drop_pen(&pen).await?;
-        Ok(summary)
+        let result = self.write(broker).await;
+        self.pen.give_back().await;
+        result
     }
-}
 
-/// Who writes: this folder on this machine. Its lock sees to it that only one process does, so one that is started
-/// again after a kill goes on at once, while one elsewhere waits for the pen's lease to run out.
-fn pen_of(host: &str, folder: &Folder) -> String {
-    let path = std::path::absolute(folder.path()).unwrap_or_else(|_| folder.path().to_owned());
-    format!("{host}:{} ({})", path.display(), folder.record().journal)
-}
-
-/// Waits for the right to write; `false` when it was stopped first.
-async fn take_pen(
-    pen: &str,
-    ledger: &dyn Ledger,
-    stopper: &Stopper,
-    listener: &Listener,
-) -> anyhow::Result<bool> {
-    let mut told = None;
-    loop {
-        let held = tokio::select! {
-            held = ledger.hold_pen(pen, PEN_LEASE) => held?,
-            () = stopper.stopped() => return Ok(false),
-        };
-        let Err(holder) = held else { return Ok(true) };
-        if told.as_ref() != Some(&holder) {
-            listener(Event::StandingBy { holder: holder.clone() });
-            told = Some(holder);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(REPORT_EVERY) => {}
-            () = stopper.stopped() => return Ok(false),
-        }
+    async fn write(&mut self, broker: &dyn Broker) -> anyhow::Result<Summary> {
+        let status = self.work(broker).await?;
+        let (_, rejected) = self.writer.rejects();
+        let summary = finalize(&self.writer.folder, self.ledger.as_ref(), rejected, status).await?;
+        self.writer.told_anew(self.ledger.as_ref()).await?;
+        self.writer.folder.close()?;
+        Ok(summary)
     }
 }
 
@@ -188,32 +172,44 @@ impl Aggregator {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let first = tokio::select! {
-                first = outcomes.next() => Some(first?),
+                first = outcomes.next() => match first {
+                    Ok(first) => Some(first),
+                    // The other roles of this process have ended, and everything they left is written.
+                    Err(BrokerError::Closed) => break,
+                    Err(error) => return Err(error.into()),
+                },
                 _ = ticks.tick() => None,
                 () = stopper.stopped() => break,
             };
             match first {
                 Some(first) => self.checkpoint(first, outcomes.as_mut()).await?,
                 None if self.is_complete().await? => return Ok(Status::Complete),
-                None => {}
+                None => self.look_for_dead_letters(broker).await?,
             }
-            self.keep_pen().await?;
+            if let Some(holder) = self.pen.lost_to() {
+                anyhow::bail!(
+                    "{holder} writes the results of this run now, because this process was not heard of"
+                );
+            }
         }
-        self.drain(outcomes.as_mut()).await?;
+        outcomes.close().await?;
         Ok(if self.is_complete().await? { Status::Complete } else { Status::Interrupted })
     }
 
-    /// After a stop: what is already here is written, what comes later waits for the next start.
-    async fn drain(&mut self, outcomes: &mut dyn Consumer<Outcome>) -> anyhow::Result<()> {
-        const QUIET: Duration = Duration::from_millis(20);
-        let mut left = usize::from(PREFETCH).div_ceil(BATCH_OUTCOMES) * 2;
-        while left > 0
-            && let Ok(Ok(first)) = tokio::time::timeout(QUIET, outcomes.next()).await
-        {
-            self.checkpoint(first, outcomes).await?;
-            left -= 1;
+    /// A task that no worker could take keeps the run from its end, so somebody must be told.
+    async fn look_for_dead_letters(&mut self, broker: &dyn Broker) -> anyhow::Result<()> {
+        if self.looked.elapsed() < DEAD_LETTERS_EVERY {
+            return Ok(());
         }
-        outcomes.close().await?;
+        self.looked = Instant::now();
+        let dead = broker.depths().await?.dead;
+        if dead > self.dead {
+            tracing::warn!(
+                messages = dead,
+                "there are messages in the dead queue that no worker could take; run the producer again to try them"
+            );
+        }
+        self.dead = dead;
         Ok(())
     }
 
@@ -248,27 +244,16 @@ impl Aggregator {
         if progress.total().is_some() && progress.total() != self.writer.folder.record().expected {
             self.writer.folder.update(|record| record.expected = progress.total())?;
         }
-        let Some(scan) = progress.scan.filter(shelfmill_pipeline::ledger::ScanCounts::is_complete) else {
+        let Some(scan) = progress.scan.filter(ScanCounts::is_complete) else {
             return Ok(false);
         };
         let (rejects_scan, rejects) = self.writer.rejects();
+        if scan.rejected == 0 && scan.scan > rejects_scan {
+            self.writer.forget_rejects(scan.scan)?;
+        }
         Ok(scan.rejected == 0
             || rejects_scan > scan.scan
             || (rejects_scan == scan.scan && rejects >= scan.rejected))
-    }
-
-    /// Another aggregator may have been given the pen if this process was stopped for long.
-    async fn keep_pen(&mut self) -> anyhow::Result<()> {
-        if self.renewed.elapsed() < PEN_RENEW_EVERY {
-            return Ok(());
-        }
-        self.renewed = Instant::now();
-        match self.ledger.hold_pen(&self.pen, PEN_LEASE).await? {
-            Ok(()) => Ok(()),
-            Err(holder) => anyhow::bail!(
-                "{holder} writes the results of this run now, because this process was not heard of"
-            ),
-        }
     }
 }
 
@@ -287,8 +272,10 @@ async fn collect(
             outcomes.next().now_or_never()
         };
         match next {
-            Some(next) => batch.push(next?),
-            None => break,
+            Some(Ok(next)) => batch.push(next),
+            // Told again when the next batch is begun.
+            Some(Err(BrokerError::Closed)) | None => break,
+            Some(Err(error)) => return Err(error.into()),
         }
     }
     Ok(batch)

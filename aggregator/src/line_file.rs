@@ -24,7 +24,11 @@ pub(crate) struct LineFile {
 impl LineFile {
     /// Opens or makes the file, and cuts off a torn last line.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let is_new = !path.exists();
         let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        if let Some(folder) = path.parent().filter(|_| is_new) {
+            crate::durable::sync_folder(folder)?;
+        }
         let found_bytes = file.metadata()?.len();
         let size_bytes = end_of_last_line(&file, found_bytes)?;
         if size_bytes < found_bytes {
@@ -62,8 +66,9 @@ impl LineFile {
         written
     }
 
-    /// Makes the file empty.
+    /// Makes the file empty, and forgets what was pushed.
     pub(crate) fn clear(&mut self) -> io::Result<()> {
+        self.pending.clear();
         self.file.set_len(0)?;
         self.file.sync_all()?;
         self.size_bytes = 0;

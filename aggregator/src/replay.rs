@@ -1,8 +1,8 @@
-//! On start the ledger learns what the disk knows and it does not.
+//! The ledger learns what the disk knows and it does not: on start, and whenever it has forgotten something.
 //!
-//! The ledger keeps a mark: up to where it was told of the journal. What lies behind the mark is told again,
-//! which changes nothing where it was known. A ledger without a mark (a fresh process, an emptied Redis) is
-//! told everything. A mark beyond the end of the journal, or of another journal, means that results are
+//! The ledger keeps a mark: up to where it was told of journal and failures. It moves with every batch that is told,
+//! and only from where the teller believes it to be, so a ledger that was emptied or set back (Redis restarted from
+//! an older file, a replica promoted) is found out by the next batch and told what it lacks. A mark beyond the end of the journal, or of another journal, means that results are
 //! elsewhere; going on here would do products twice or leave lines behind, so it is refused.
 
 use shelfmill_pipeline::{
@@ -12,10 +12,12 @@ use shelfmill_pipeline::{
 
 use crate::{
     folder::Folder,
-    line_file::{LineFile, damaged},
+    line_file::{LineFile, damaged, read_lines},
 };
 
 const BATCH_LINES: usize = 1_000;
+/// Batches of large lines are cut short.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the journal and the ledger do not belong together.
 #[derive(Debug, thiserror::Error)]
@@ -48,79 +50,124 @@ pub enum ReplayError {
     },
 }
 
-/// Tells the ledger what it does not know; the cost of what was told, where it is known.
-pub(crate) async fn replay(folder: &Folder, journal: &LineFile, ledger: &dyn Ledger) -> anyhow::Result<f64> {
-    let mark = ledger.journal().await?;
-    let from_bytes = match &mark {
-        None => 0,
-        Some(mark) if mark.journal != folder.record().journal => {
-            return Err(ReplayError::OtherJournal {
-                run: folder.record().run.clone(),
-                elsewhere: mark.place.clone(),
-                here: folder.path().display().to_string(),
-            }
-            .into());
+/// Tells the ledger what the disk knows and it does not. Returns the mark it then has, and the cost of what it was
+/// told, as far as known. Can be cut off anywhere and done again.
+pub(crate) async fn replay(
+    folder: &Folder,
+    journal: &LineFile,
+    failures: &LineFile,
+    ledger: &dyn Ledger,
+) -> anyhow::Result<(JournalMark, f64)> {
+    let mut cost_usd = 0.0;
+    loop {
+        let known = ledger.journal().await?;
+        check(folder, journal, known.as_ref())?;
+        let mut teller = Teller { ledger, known, cost_usd: 0.0 };
+        let from = teller.known.clone().unwrap_or_else(|| mark_of(folder, 0, 0));
+        // The failures were brought up to date since, and are shorter, where the mark lies beyond their end.
+        let failures_from = from.failures_bytes.min(failures.size_bytes());
+        let told = teller
+            .tell(failures, failures_from, |at| JournalMark { failures_bytes: at, ..from.clone() })
+            .await?
+            && teller.tell(journal, from.size_bytes, |at| mark_of(folder, at, failures.size_bytes())).await?;
+        cost_usd += teller.cost_usd;
+        let whole = mark_of(folder, journal.size_bytes(), failures.size_bytes());
+        if told && ledger.record(&[], teller.known.as_ref(), &whole).await? {
+            return Ok((whole, cost_usd));
         }
-        Some(mark) if mark.size_bytes > journal.size_bytes() => {
-            return Err(ReplayError::Shorter {
-                here: journal.path().display().to_string(),
-                found_bytes: journal.size_bytes(),
-                known_bytes: mark.size_bytes,
-            }
-            .into());
-        }
-        Some(mark) => mark.size_bytes,
-    };
-    let whole = mark_of(folder, journal);
-    let mut cost_usd = tell(journal, from_bytes, ledger, &whole).await?;
-    if mark.is_none() {
-        cost_usd += tell(&LineFile::open(&folder.failures())?, 0, ledger, &whole).await?;
+        tracing::warn!("the ledger has changed while it was told what is on disk, telling it again");
     }
-    Ok(cost_usd)
 }
 
-/// What the ledger is told of this folder's journal.
-pub(crate) fn mark_of(folder: &Folder, journal: &LineFile) -> JournalMark {
+fn check(folder: &Folder, journal: &LineFile, mark: Option<&JournalMark>) -> Result<(), ReplayError> {
+    match mark {
+        Some(mark) if mark.journal != folder.record().journal => Err(ReplayError::OtherJournal {
+            run: folder.record().run.clone(),
+            elsewhere: mark.place.clone(),
+            here: folder.path().display().to_string(),
+        }),
+        Some(mark) if mark.size_bytes > journal.size_bytes() => Err(ReplayError::Shorter {
+            here: journal.path().display().to_string(),
+            found_bytes: journal.size_bytes(),
+            known_bytes: mark.size_bytes,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A mark in this folder's files.
+pub(crate) fn mark_of(folder: &Folder, size_bytes: u64, failures_bytes: u64) -> JournalMark {
     let path = std::path::absolute(folder.path()).unwrap_or_else(|_| folder.path().to_owned());
     JournalMark {
         journal: folder.record().journal.clone(),
         place: path.display().to_string(),
-        size_bytes: journal.size_bytes(),
+        size_bytes,
+        failures_bytes,
     }
 }
 
-async fn tell(
-    file: &LineFile,
-    from_bytes: u64,
-    ledger: &dyn Ledger,
-    mark: &JournalMark,
-) -> anyhow::Result<f64> {
-    // Read ahead on a blocking thread, a bounded number of batches at a time.
-    let (sender, mut batches) = tokio::sync::mpsc::channel::<Vec<Line>>(2);
-    let path = file.path().to_owned();
-    let reader = tokio::task::spawn_blocking(move || {
-        let mut batch = Vec::new();
-        crate::line_file::read_lines::<anyhow::Error>(&path, from_bytes, |_, number, line| {
-            let line = serde_json::value::RawValue::from_string(line.to_owned())
-                .and_then(Line::parse)
-                .map_err(|error| anyhow::anyhow!(damaged(&path, number, error)))?;
-            batch.push(line);
-            if batch.len() >= BATCH_LINES {
-                sender.blocking_send(std::mem::take(&mut batch))?;
+struct Teller<'l> {
+    ledger: &'l dyn Ledger,
+    known: Option<JournalMark>,
+    cost_usd: f64,
+}
+
+struct Batch {
+    lines: Vec<Line>,
+    end_bytes: u64,
+}
+
+impl Teller<'_> {
+    /// Tells the lines of a file from a place on, moving the mark with every batch; `false` where the ledger's mark
+    /// was moved by somebody else.
+    async fn tell(
+        &mut self,
+        file: &LineFile,
+        from_bytes: u64,
+        mark: impl Fn(u64) -> JournalMark,
+    ) -> anyhow::Result<bool> {
+        // Read ahead on a blocking thread, a bounded number of batches at a time.
+        let (sender, mut batches) = tokio::sync::mpsc::channel::<Batch>(1);
+        let path = file.path().to_owned();
+        let reader = tokio::task::spawn_blocking(move || read_batches(&path, from_bytes, &sender));
+        while let Some(batch) = batches.recv().await {
+            self.cost_usd += batch.lines.iter().filter_map(Line::cost_usd).sum::<f64>();
+            let done: Vec<Done<'_>> = batch.lines.iter().map(done).collect();
+            let after = mark(batch.end_bytes);
+            if !self.ledger.record(&done, self.known.as_ref(), &after).await? {
+                return Ok(false);
             }
-            Ok(())
-        })?;
-        sender.blocking_send(batch)?;
-        anyhow::Ok(())
-    });
-    let mut cost_usd = 0.0;
-    while let Some(batch) = batches.recv().await {
-        cost_usd += batch.iter().filter_map(Line::cost_usd).sum::<f64>();
-        let done: Vec<Done<'_>> = batch.iter().map(done).collect();
-        ledger.record(&done, mark).await?;
+            self.known = Some(after);
+        }
+        reader.await??;
+        Ok(true)
     }
-    reader.await??;
-    Ok(cost_usd)
+}
+
+fn read_batches(
+    path: &std::path::Path,
+    from_bytes: u64,
+    sender: &tokio::sync::mpsc::Sender<Batch>,
+) -> anyhow::Result<()> {
+    let (mut batch, mut size_bytes) = (Batch { lines: Vec::new(), end_bytes: from_bytes }, 0);
+    read_lines::<anyhow::Error>(path, from_bytes, |at_bytes, number, line| {
+        let parsed = serde_json::value::RawValue::from_string(line.to_owned())
+            .and_then(Line::parse)
+            .map_err(|error| anyhow::anyhow!(damaged(path, number, error)))?;
+        batch.lines.push(parsed);
+        batch.end_bytes = at_bytes + line.len() as u64 + 1;
+        size_bytes += line.len();
+        if batch.lines.len() >= BATCH_LINES || size_bytes >= BATCH_BYTES {
+            let next = Batch { lines: Vec::new(), end_bytes: batch.end_bytes };
+            sender.blocking_send(std::mem::replace(&mut batch, next))?;
+            size_bytes = 0;
+        }
+        Ok(())
+    })?;
+    if !batch.lines.is_empty() {
+        sender.blocking_send(batch)?;
+    }
+    Ok(())
 }
 
 /// What the ledger is told of a line that is on disk.

@@ -25,45 +25,50 @@ pub enum RequeueError {
 const ASIDE: &str = "requeued.jsonl";
 
 /// Puts back the failed products that are `wanted`; how many there were.
-pub fn requeue(folder: &Folder, mut wanted: impl FnMut(&FailedProduct) -> bool) -> Result<u64, RequeueError> {
-    let (mut kept, mut aside) = (Vec::new(), Vec::new());
+pub fn requeue(folder: &Folder, wanted: impl Fn(&FailedProduct) -> bool) -> Result<u64, RequeueError> {
+    let (path, aside) = (folder.failures(), folder.state_file(ASIDE));
     let mut count = 0;
-    let path = folder.failures();
-    read_lines::<RequeueError>(&path, 0, |_, number, line| {
-        let failure: FailureLine = serde_json::from_str(line)
-            .map_err(|error| RequeueError::Damaged(damaged(&path, number, error)))?;
-        if wanted(&FailedProduct::of_line(failure)) {
-            aside.extend_from_slice(line.as_bytes());
-            aside.push(b'\n');
-            count += 1;
-        } else {
-            kept.extend_from_slice(line.as_bytes());
-            kept.push(b'\n');
+    // Cut off between the two, a product is in both: it is still failed, and is put back by asking again.
+    durable::replace(&aside, |file| {
+        if let Ok(mut before) = std::fs::File::open(&aside) {
+            std::io::copy(&mut before, file)?;
         }
-        Ok(())
+        each_failure(&path, |line, product| {
+            if wanted(product) {
+                count += 1;
+                writeln!(file, "{line}")?;
+            }
+            Ok(())
+        })
     })?;
     if count > 0 {
-        // Cut off between the two, a product is in both: it is still failed, and is put back by asking again.
-        let before = std::fs::read(folder.state_file(ASIDE)).unwrap_or_default();
-        durable::replace(&folder.state_file(ASIDE), |file| {
-            file.write_all(&before)?;
-            file.write_all(&aside)
+        durable::replace(&path, |file| {
+            each_failure(
+                &path,
+                |line, product| if wanted(product) { Ok(()) } else { Ok(writeln!(file, "{line}")?) },
+            )
         })?;
-        durable::replace(&path, |file| file.write_all(&kept))?;
     }
     Ok(count)
 }
 
+fn each_failure(
+    path: &std::path::Path,
+    mut each: impl FnMut(&str, &FailedProduct) -> Result<(), RequeueError>,
+) -> Result<(), RequeueError> {
+    read_lines::<RequeueError>(path, 0, |_, number, line| {
+        let failure: FailureLine = serde_json::from_str(line)
+            .map_err(|error| RequeueError::Damaged(damaged(path, number, error)))?;
+        each(line, &FailedProduct::of_line(failure))
+    })
+}
+
 /// What was spent on products that were put back.
 pub fn spent_before(folder: &Folder) -> Result<HashMap<IdHash, Spent>, RequeueError> {
-    let path = folder.state_file(ASIDE);
     let mut spent = HashMap::new();
-    read_lines::<RequeueError>(&path, 0, |_, number, line| {
-        let failure: FailureLine = serde_json::from_str(line)
-            .map_err(|error| RequeueError::Damaged(damaged(&path, number, error)))?;
-        let failed = FailedProduct::of_line(failure);
+    each_failure(&folder.state_file(ASIDE), |_, product| {
         // A later line holds what the earlier ones do.
-        spent.insert(failed.task.hash(), failed.task.spent);
+        spent.insert(product.task.hash(), product.task.spent);
         Ok(())
     })?;
     Ok(spent)

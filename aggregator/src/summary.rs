@@ -167,8 +167,8 @@ impl Tally {
         self.calls.made += u64::from(meta.attempts + meta.repeated_calls);
         self.calls.retries += u64::from(meta.attempts.saturating_sub(1));
         self.calls.repeated += u64::from(meta.repeated_calls);
-        self.tokens.prompt += meta.prompt_tokens;
-        self.tokens.completion += meta.completion_tokens;
+        self.tokens.prompt = self.tokens.prompt.saturating_add(meta.prompt_tokens);
+        self.tokens.completion = self.tokens.completion.saturating_add(meta.completion_tokens);
         self.cost_usd = self.cost_usd.zip(meta.cost_usd).map(|(sum, cost)| sum + cost);
     }
 
@@ -182,7 +182,10 @@ impl Tally {
             counts: frame.counts,
             failures_by_class: self.failures_by_class,
             calls: self.calls,
-            tokens: Tokens { total: self.tokens.prompt + self.tokens.completion, ..self.tokens },
+            tokens: Tokens {
+                total: self.tokens.prompt.saturating_add(self.tokens.completion),
+                ..self.tokens
+            },
             cost_usd: self.cost_usd.filter(|_| done > 0).map(|cost| (cost * 1e6).round() / 1e6),
             latency_ms: (self.completed > 0).then(|| Latencies {
                 p50: quantile(0.50),

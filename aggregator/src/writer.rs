@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use shelfmill_pipeline::{
     broker::Delivery,
     identity::IdHash,
-    ledger::{Ledger, State},
+    ledger::{JournalMark, Ledger, State},
     message::{Line, Outcome, Rejects},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Writer {
     failures: LineFile,
     rejects: LineFile,
     rejects_count: u64,
+    /// What this writer believes the ledger to know.
+    told: JournalMark,
 }
 
 /// What a batch brought.
@@ -49,8 +51,8 @@ impl Writer {
             rejects_count = number;
             Ok(())
         })?;
-        let cost_usd = replay(&folder, &journal, ledger).await?;
-        Ok((Self { folder, journal, failures, rejects, rejects_count }, cost_usd))
+        let (told, cost_usd) = replay(&folder, &journal, &failures, ledger).await?;
+        Ok((Self { folder, journal, failures, rejects, rejects_count, told }, cost_usd))
     }
 
     /// Which scan the rejects are of, and how many there are.
@@ -72,7 +74,7 @@ impl Writer {
             })
             .collect();
         let hashes: Vec<IdHash> = lines.iter().map(|line| line.hash()).collect();
-        let states = if hashes.is_empty() { Vec::new() } else { ledger.states(&hashes).await? };
+        let states = if hashes.is_empty() { Vec::new() } else { self.states(&hashes, ledger).await? };
         let fresh = fresh(&lines, &hashes, &states);
 
         let mut written = Written { cost_usd: Some(0.0), ..Written::default() };
@@ -105,12 +107,52 @@ impl Writer {
 
         if !fresh.is_empty() {
             let done: Vec<_> = fresh.iter().map(|line| done(line)).collect();
-            ledger.record(&done, &mark_of(&self.folder, &self.journal)).await?;
+            let mark = mark_of(&self.folder, self.journal.size_bytes(), self.failures.size_bytes());
+            if ledger.record(&done, Some(&self.told), &mark).await? {
+                self.told = mark;
+            } else {
+                // What was just written is on disk, so it is among what is told now.
+                self.remind(ledger).await?;
+            }
         }
         for delivery in batch {
             delivery.ack().await?;
         }
         Ok(written)
+    }
+
+    /// Where products stand, by a ledger that knows what the disk knows.
+    async fn states(&mut self, products: &[IdHash], ledger: &dyn Ledger) -> anyhow::Result<Vec<State>> {
+        loop {
+            let (mark, states) = ledger.states(products).await?;
+            if mark.as_ref() == Some(&self.told) {
+                return Ok(states);
+            }
+            self.remind(ledger).await?;
+        }
+    }
+
+    /// The ledger has forgotten something: it was emptied, or set back.
+    async fn remind(&mut self, ledger: &dyn Ledger) -> anyhow::Result<()> {
+        tracing::warn!("the ledger does not know what it was told, telling it what is on disk");
+        (self.told, _) = replay(&self.folder, &self.journal, &self.failures, ledger).await?;
+        Ok(())
+    }
+
+    /// The failures were brought up to date: the ledger's mark follows.
+    pub(crate) async fn told_anew(&self, ledger: &dyn Ledger) -> anyhow::Result<()> {
+        let failures_bytes = std::fs::metadata(self.folder.failures()).map_or(0, |file| file.len());
+        let mark = mark_of(&self.folder, self.journal.size_bytes(), failures_bytes);
+        // Refused where the ledger has forgotten something, which the next start finds out.
+        ledger.record(&[], Some(&self.told), &mark).await?;
+        Ok(())
+    }
+
+    /// The input of this scan has no rejects: those of an earlier one go.
+    pub(crate) fn forget_rejects(&mut self, scan: u64) -> anyhow::Result<()> {
+        self.rejects.clear().with_context(|| format!("cannot empty {}", self.rejects.path().display()))?;
+        self.rejects_count = 0;
+        Ok(self.folder.update(|record| record.rejects_scan = scan)?)
     }
 
     /// A later scan's rejects replace an earlier one's; what comes twice is dropped.

@@ -6,4 +6,4 @@
 pub mod input;
 mod scan;
 
-pub use scan::{ProducerConfig, ScanReport, StrictReject, check_opens, run};
+pub use scan::{ProducerConfig, ScanReport, StrictReject, can_be_read_twice, check_opens, run};

@@ -81,10 +81,20 @@ pub struct ScanReport {
 #[error("line {}: {} ({}); without --strict such records are written to rejected_products.jsonl and skipped", .0.line, .0.detail, .0.reason)]
 pub struct StrictReject(pub RejectLine);
 
-/// Whether the input can be opened; reads nothing of standard input.
+/// Whether the input can be read more than once: a regular file, and no pipe or standard input.
+#[must_use]
+pub fn can_be_read_twice(input: &InputOptions) -> bool {
+    match &input.source {
+        Source::Stdin => false,
+        Source::File(path) => std::fs::metadata(path).is_ok_and(|file| file.is_file()),
+    }
+}
+
+/// Whether the input can be opened; reads nothing of what can be read only once.
 pub fn check_opens(input: &InputOptions) -> Result<(), InputError> {
     match input.source {
         Source::Stdin => input.format.map(drop).ok_or(InputError::FormatOfStdin),
+        Source::File(ref path) if path.exists() && !can_be_read_twice(input) && !path.is_dir() => Ok(()),
         Source::File(_) => input::open(input).map(drop),
     }
 }
@@ -110,7 +120,6 @@ pub async fn run(
         config: &config,
         broker: broker.as_ref(),
         ledger: ledger.as_ref(),
-        stopper: &stopper,
         scan,
         batch: 0,
         seq: 0,
@@ -120,11 +129,17 @@ pub async fn run(
         since_backlog: 0,
         report: ScanReport::default(),
     };
-    let result = scanner.read(read_ahead(records, Arc::clone(&done))).await;
+    let result = tokio::select! {
+        read = scanner.read(read_ahead(records, Arc::clone(&done))) => read,
+        () = stopper.stopped() => Ok(()),
+    };
     let report = scanner.report;
+    drop(scanner);
     done.store(true, Ordering::Relaxed);
-    if result.is_err() || !report.sealed {
-        ledger.drop_scan(scan).await?;
+    if !report.sealed
+        && let Err(error) = ledger.drop_scan(scan).await
+    {
+        tracing::debug!(%error, "could not give back the right to read, its lease runs out");
     }
     result?;
     counting.await?;
@@ -155,7 +170,10 @@ async fn take_turn(name: &str, ledger: &dyn Ledger, stopper: &Stopper) -> anyhow
 type Batch = Vec<Entry>;
 
 /// Reads on a blocking thread, a bounded number of batches ahead.
-fn read_ahead(records: input::Records, done: Arc<AtomicBool>) -> mpsc::Receiver<Result<Batch, InputError>> {
+fn read_ahead(
+    records: input::Records,
+    done: Arc<AtomicBool>,
+) -> mpsc::Receiver<Result<Option<Batch>, InputError>> {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     tokio::task::spawn_blocking(move || {
         let (mut batch, mut size_bytes) = (Vec::new(), 0);
@@ -170,19 +188,21 @@ fn read_ahead(records: input::Records, done: Arc<AtomicBool>) -> mpsc::Receiver<
                 }
                 Err(error) => {
                     // Whoever listens gets what came before the error, too.
-                    let _ = sender.blocking_send(Ok(std::mem::take(&mut batch)));
+                    let _ = sender.blocking_send(Ok(Some(std::mem::take(&mut batch))));
                     let _ = sender.blocking_send(Err(error));
                     return;
                 }
             }
             if batch.len() >= BATCH_RECORDS || size_bytes >= BATCH_BYTES {
                 size_bytes = 0;
-                if sender.blocking_send(Ok(std::mem::take(&mut batch))).is_err() {
+                if sender.blocking_send(Ok(Some(std::mem::take(&mut batch)))).is_err() {
                     return;
                 }
             }
         }
-        let _ = sender.blocking_send(Ok(batch));
+        let _ = sender.blocking_send(Ok(Some(batch)));
+        // The end is said, so that a reader that breaks off is not taken for it.
+        let _ = sender.blocking_send(Ok(None));
     });
     receiver
 }
@@ -196,7 +216,7 @@ fn size_of_entry(entry: &Entry) -> usize {
 
 /// Counts the records beside the scan, so that progress has a total long before a large scan ends.
 async fn tell_expected(options: InputOptions, ledger: Arc<dyn Ledger>, done: Arc<AtomicBool>) {
-    if matches!(options.source, Source::Stdin) {
+    if !can_be_read_twice(&options) {
         return;
     }
     let count = tokio::task::spawn_blocking(move || {
@@ -223,7 +243,6 @@ struct Scanner<'s> {
     config: &'s ProducerConfig,
     broker: &'s dyn Broker,
     ledger: &'s dyn Ledger,
-    stopper: &'s Stopper,
     scan: u64,
     batch: u64,
     seq: u64,
@@ -235,18 +254,12 @@ struct Scanner<'s> {
 }
 
 impl Scanner<'_> {
-    async fn read(&mut self, mut batches: mpsc::Receiver<Result<Batch, InputError>>) -> anyhow::Result<()> {
-        let stopper = self.stopper;
-        loop {
-            let batch = tokio::select! {
-                batch = batches.recv() => batch,
-                () = stopper.stopped() => return Ok(()),
-            };
-            let Some(batch) = batch else { break };
-            tokio::select! {
-                taken = self.take(batch?) => taken?,
-                () = stopper.stopped() => return Ok(()),
-            }
+    async fn read(
+        &mut self,
+        mut batches: mpsc::Receiver<Result<Option<Batch>, InputError>>,
+    ) -> anyhow::Result<()> {
+        while let Some(batch) = batches.recv().await.context("reading the input ended abnormally")?? {
+            self.take(batch).await?;
         }
         self.send_rejects(0).await?;
         while !self.in_flight.is_empty() {

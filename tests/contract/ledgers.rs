@@ -48,6 +48,7 @@ over_both_ledgers!(
     a_released_product_is_free_again,
     an_answer_is_handed_out_instead_of_a_claim,
     what_is_recorded_is_done_and_counted_once,
+    a_record_from_another_mark_is_refused,
     a_result_follows_a_failure_and_nothing_follows_a_result,
     products_that_were_never_admitted_can_be_recorded,
     pace_and_pause_hold_for_all,
@@ -59,7 +60,13 @@ fn hash(id: &str) -> IdHash {
 }
 
 fn mark(size_bytes: u64) -> JournalMark {
-    JournalMark { journal: "j".to_owned(), place: "/here".to_owned(), size_bytes }
+    JournalMark { journal: "j".to_owned(), place: "/here".to_owned(), size_bytes, failures_bytes: 0 }
+}
+
+/// Records, from whatever the ledger knows.
+async fn record(ledger: &dyn Ledger, done: &[Done<'_>], after: &JournalMark) {
+    let before = ledger.journal().await.unwrap();
+    assert!(ledger.record(done, before.as_ref(), after).await.unwrap());
 }
 
 fn failed(id: &str, class: FailureClass) -> Done<'static> {
@@ -93,7 +100,7 @@ async fn a_run_keeps_the_question_it_began_with(ledger: &dyn Ledger) {
 }
 
 async fn a_product_is_admitted_once_per_scan(ledger: &dyn Ledger) {
-    ledger.record(&[Done::Completed(hash("c")), failed("f", FailureClass::Timeout)], &mark(1)).await.unwrap();
+    record(ledger, &[Done::Completed(hash("c")), failed("f", FailureClass::Timeout)], &mark(1)).await;
     let scan = scan(ledger).await;
     let products = ["o", "c", "f", "o"].map(hash);
     let admitted = ledger.admit(scan, 1, &products).await.unwrap();
@@ -137,7 +144,7 @@ async fn an_answer_is_handed_out_instead_of_a_claim(ledger: &dyn Ledger) {
     ledger.put_answer(product, "late", &outcome(2)).await.unwrap();
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
-    ledger.record(&[Done::Completed(product)], &mark(1)).await.unwrap();
+    record(ledger, &[Done::Completed(product)], &mark(1)).await;
     ledger.put_answer(product, "later still", &outcome(3)).await.unwrap();
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Done));
 }
@@ -146,9 +153,10 @@ async fn what_is_recorded_is_done_and_counted_once(ledger: &dyn Ledger) {
     assert_eq!(ledger.journal().await.unwrap(), None);
     let done = [Done::Completed(hash("a")), failed("b", FailureClass::Timeout)];
     for _ in 0..2 {
-        ledger.record(&done, &mark(10)).await.unwrap();
+        record(ledger, &done, &mark(10)).await;
     }
-    let states = ledger.states(&["a", "b", "c"].map(hash)).await.unwrap();
+    let (known, states) = ledger.states(&["a", "b", "c"].map(hash)).await.unwrap();
+    assert_eq!(known, Some(mark(10)));
     assert_eq!(states, [State::Completed, State::Failed, State::Open]);
     for id in ["a", "b"] {
         assert!(matches!(ledger.claim(hash(id), "one", LEASE).await.unwrap(), Claim::Done));
@@ -162,9 +170,9 @@ async fn what_is_recorded_is_done_and_counted_once(ledger: &dyn Ledger) {
 async fn a_result_follows_a_failure_and_nothing_follows_a_result(ledger: &dyn Ledger) {
     let scan = scan(ledger).await;
     ledger.admit(scan, 1, &[hash("a")]).await.unwrap();
-    ledger.record(&[failed("a", FailureClass::Malformed)], &mark(1)).await.unwrap();
-    ledger.record(&[Done::Completed(hash("a"))], &mark(2)).await.unwrap();
-    ledger.record(&[failed("a", FailureClass::Timeout)], &mark(3)).await.unwrap();
+    record(ledger, &[failed("a", FailureClass::Malformed)], &mark(1)).await;
+    record(ledger, &[Done::Completed(hash("a"))], &mark(2)).await;
+    record(ledger, &[failed("a", FailureClass::Timeout)], &mark(3)).await;
     let progress = ledger.progress().await.unwrap();
     assert_eq!((progress.completed, progress.failed, progress.failures), (1, 0, vec![]));
     let counts = progress.scan.unwrap();
@@ -174,7 +182,7 @@ async fn a_result_follows_a_failure_and_nothing_follows_a_result(ledger: &dyn Le
 async fn products_that_were_never_admitted_can_be_recorded(ledger: &dyn Ledger) {
     // So is a ledger rebuilt from the journal before the input is read.
     let done: Vec<_> = (0..1_000).map(|number| Done::Completed(hash(&number.to_string()))).collect();
-    ledger.record(&done, &mark(1)).await.unwrap();
+    record(ledger, &done, &mark(1)).await;
     let scan = scan(ledger).await;
     let products: Vec<_> = (990..1_010).map(|number| hash(&number.to_string())).collect();
     let admitted = ledger.admit(scan, 1, &products).await.unwrap();
@@ -197,7 +205,7 @@ async fn pace_and_pause_hold_for_all(ledger: &dyn Ledger) {
 async fn a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line(ledger: &dyn Ledger) {
     let scan = scan(ledger).await;
     ledger.admit(scan, 1, &["a", "b"].map(hash)).await.unwrap();
-    ledger.record(&[Done::Completed(hash("a")), failed("b", FailureClass::Timeout)], &mark(1)).await.unwrap();
+    record(ledger, &[Done::Completed(hash("a")), failed("b", FailureClass::Timeout)], &mark(1)).await;
     assert!(!ledger.progress().await.unwrap().scan.unwrap().is_complete(), "not sealed");
     for _ in 0..2 {
         ledger.seal(scan, 3).await.unwrap();
@@ -205,6 +213,19 @@ async fn a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line(led
     let progress = ledger.progress().await.unwrap();
     assert!(progress.scan.unwrap().is_complete());
     assert_eq!((progress.total(), progress.done(), progress.scan.unwrap().rejected), (Some(2), (1, 1), 3));
+}
+
+async fn a_record_from_another_mark_is_refused(ledger: &dyn Ledger) {
+    assert!(ledger.record(&[Done::Completed(hash("a"))], None, &mark(1)).await.unwrap());
+    assert!(
+        ledger.record(&[Done::Completed(hash("a"))], None, &mark(1)).await.unwrap(),
+        "the same call again"
+    );
+    for before in [None, Some(&mark(7))] {
+        assert!(!ledger.record(&[Done::Completed(hash("b"))], before, &mark(2)).await.unwrap());
+    }
+    assert!(ledger.record(&[Done::Completed(hash("b"))], Some(&mark(1)), &mark(2)).await.unwrap());
+    assert_eq!(ledger.progress().await.unwrap().completed, 2);
 }
 
 // What only a ledger between processes can promise.
@@ -255,7 +276,7 @@ async fn failed_products_can_be_put_back() {
         panic!("not failed")
     };
     let done = Done::Failed { hash: line.hash(), class: FailureClass::Malformed, line: line.json() };
-    ledger.record(&[done], &mark(1)).await.unwrap();
+    record(&ledger, &[done], &mark(1)).await;
 
     let (cursor, products) = ledger.failed_products(0).await.unwrap();
     assert_eq!((cursor, products.len()), (0, 1));
@@ -265,6 +286,18 @@ async fn failed_products_can_be_put_back() {
         assert_eq!(ledger.reopen(&[task.hash()]).await.unwrap(), expected);
     }
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 1, "kept until it is published");
+    // Failed again before it was said to be published: the new line stays.
+    ledger
+        .record(
+            &[Done::Failed { hash: task.hash(), class: FailureClass::Timeout, line: line.json() }],
+            Some(&mark(1)),
+            &mark(2),
+        )
+        .await
+        .unwrap();
+    ledger.forget_failures(&[task.hash()]).await.unwrap();
+    assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 1, "failed again");
+    ledger.reopen(&[task.hash()]).await.unwrap();
     ledger.forget_failures(&[task.hash()]).await.unwrap();
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 0);
     assert!(matches!(

@@ -22,10 +22,12 @@ use super::group::Group;
 use super::ports;
 use super::server::{Server, find_program, try_find_program};
 use super::tls::{self, Certificates};
+use super::wait::eventually;
 
 const SCRIPTS: &[&str] = &["/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin"];
 const ERLANG: &[&str] = &["/usr/lib/erlang/bin", "/usr/local/lib/erlang/bin"];
 const COOKIE: &str = "shelfmill-tests";
+const PATIENCE: Duration = Duration::from_secs(20);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Few schedulers, since a machine of many cores would start many, and none that waits busily for work.
@@ -122,8 +124,8 @@ impl RabbitMq {
     /// # Panics
     /// When the node does not answer.
     pub(crate) fn queues(&self) -> BTreeMap<String, Queue> {
-        let listed =
-            self.list_queues().unwrap_or_else(|error| panic!("the queues cannot be listed: {error}"));
+        // A busy node now and then refuses somebody who only looks.
+        let listed = eventually(PATIENCE, "the list of queues", || self.list_queues());
         listed.lines().map(parse_queue).collect()
     }
 

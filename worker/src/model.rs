@@ -98,7 +98,9 @@ impl Endpoint {
             .ok()
             .filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
             .with_context(|| {
-                format!("the model's URL '{base}' is not one (it begins with http:// or https://)")
+                // What comes before an @ may be a password.
+                let shown = base.rsplit_once('@').map_or(base, |(_, rest)| rest);
+                format!("the model's URL '{shown}' is not one (it begins with http:// or https://)")
             })?;
         let schema = &job.output.schema;
         let response_format = serde_json::value::to_raw_value(&serde_json::json!({

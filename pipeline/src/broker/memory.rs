@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -28,7 +28,7 @@ pub struct MemoryBroker {
     places: Arc<Semaphore>,
     tasks: mpsc::UnboundedSender<Queued>,
     task_source: Mutex<Option<mpsc::UnboundedReceiver<Queued>>>,
-    outcomes: mpsc::Sender<Outcome>,
+    outcomes: std::sync::Mutex<Option<mpsc::Sender<Outcome>>>,
     outcome_source: Mutex<Option<mpsc::Receiver<Outcome>>>,
     counts: Arc<Counts>,
 }
@@ -49,10 +49,20 @@ impl MemoryBroker {
             places: Arc::new(Semaphore::new(capacity)),
             tasks,
             task_source: Mutex::new(Some(task_source)),
-            outcomes,
+            outcomes: std::sync::Mutex::new(Some(outcomes)),
             outcome_source: Mutex::new(Some(outcome_source)),
             counts: Arc::default(),
         }
+    }
+
+    /// No more outcomes will be published: whoever consumes them gets those there are, and then
+    /// [`BrokerError::Closed`].
+    pub fn end_outcomes(&self) {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn outcome_sender(&self) -> Result<mpsc::Sender<Outcome>, BrokerError> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(BrokerError::Closed)
     }
 }
 
@@ -65,7 +75,7 @@ impl Broker for MemoryBroker {
     }
 
     async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError> {
-        self.outcomes.send(outcome.clone()).await.map_err(|_| BrokerError::Closed)
+        self.outcome_sender()?.send(outcome.clone()).await.map_err(|_| BrokerError::Closed)
     }
 
     async fn tasks(&self, _prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
@@ -82,7 +92,9 @@ impl Broker for MemoryBroker {
         Ok(Depths {
             tasks: self.counts.ready.load(Ordering::Relaxed),
             retries: self.counts.waiting.load(Ordering::Relaxed),
-            outcomes: (self.outcomes.max_capacity() - self.outcomes.capacity()) as u64,
+            outcomes: self
+                .outcome_sender()
+                .map_or(0, |sender| (sender.max_capacity() - sender.capacity()) as u64),
             dead: 0,
         })
     }

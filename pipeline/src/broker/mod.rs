@@ -53,6 +53,16 @@ pub enum BrokerError {
         /// RabbitMQ's words.
         reason: String,
     },
+    /// The login may not use a queue of ours.
+    #[error(
+        "the login may not use the queue {queue} ({reason}); grant it configure, write and read on shelfmill.*"
+    )]
+    Forbidden {
+        /// The queue.
+        queue: String,
+        /// RabbitMQ's words.
+        reason: String,
+    },
     /// A file of certificates cannot be used.
     #[error("cannot use the certificates in {file}: {reason}")]
     Certificates {

@@ -173,8 +173,10 @@ pub struct JournalMark {
     pub journal: String,
     /// Where it is, for people.
     pub place: String,
-    /// Up to here every line is known to the ledger.
+    /// Up to here every line of the journal is known to the ledger.
     pub size_bytes: u64,
+    /// Up to here every line of the failures is.
+    pub failures_bytes: u64,
 }
 
 /// Counts of one reading of the input.
@@ -291,10 +293,16 @@ pub trait Ledger: Send + Sync {
     /// Nobody calls for so long: the provider said so.
     async fn pause(&self, duration: Duration) -> Result<(), LedgerError>;
 
-    /// Where products stand.
-    async fn states(&self, products: &[IdHash]) -> Result<Vec<State>, LedgerError>;
-    /// The lines of these products are on disk, in the journal up to the mark.
-    async fn record(&self, done: &[Done<'_>], mark: &JournalMark) -> Result<(), LedgerError>;
+    /// Where products stand, and what the ledger knows of the journal at that moment.
+    async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError>;
+    /// The lines of these products are on disk, up to the mark `after`. Refused (`false`, and nothing is recorded)
+    /// where the ledger's mark is not `before`: it has forgotten something, or somebody else writes.
+    async fn record(
+        &self,
+        done: &[Done<'_>],
+        before: Option<&JournalMark>,
+        after: &JournalMark,
+    ) -> Result<bool, LedgerError>;
     /// What the ledger was last told of a journal.
     async fn journal(&self) -> Result<Option<JournalMark>, LedgerError>;
     /// The right to write the results, for as long as `lease`; `Err(holder)` while another has it.

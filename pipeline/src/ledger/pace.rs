@@ -50,7 +50,8 @@ impl Pace {
             }
         }
         for (arrival_ms, charge) in self.arrivals_ms.iter_mut().zip(charges) {
-            *arrival_ms = arrival_ms.max(now_ms) + charge.cost_ms;
+            // From the end of a pause on, so that those who waited for it do not all start at once.
+            *arrival_ms = arrival_ms.max(now_ms).max(self.paused_until_ms) + charge.cost_ms;
         }
         Duration::from_secs_f64((start_ms - now_ms).max(0.0) / 1_000.0)
     }
@@ -94,5 +95,6 @@ mod tests {
         assert_eq!(pace.reserve(0.0, charges(&limits, 0)), Duration::from_millis(100));
         pace.pause(0.0, Duration::from_secs(2));
         assert_eq!(pace.reserve(0.0, charges(&limits, 0)), Duration::from_secs(2));
+        assert_eq!(pace.reserve(0.0, charges(&limits, 0)), Duration::from_millis(2100));
     }
 }

@@ -21,11 +21,16 @@ use crate::{
 
 /// A message, to the wire and back.
 pub(super) trait Wire: Sized + Send + 'static {
+    /// Whether what was fetched and not handed out is given back as a copy, which spends none of its deliveries,
+    /// rather than in its place, which keeps the order.
+    const GIVEN_BACK_AS_COPY: bool;
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
     fn encode(&self) -> Vec<u8>;
 }
 
 impl Wire for Task {
+    const GIVEN_BACK_AS_COPY: bool = true;
+
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::decode(bytes)
     }
@@ -36,6 +41,8 @@ impl Wire for Task {
 }
 
 impl Wire for Outcome {
+    const GIVEN_BACK_AS_COPY: bool = false;
+
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::decode(bytes)
     }
@@ -171,7 +178,12 @@ impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
     async fn close(&mut self) -> Result<(), BrokerError> {
         self.closing.cancel();
         let live = (&mut self.pump).await.ok().flatten();
-        // Giving back by `nack` would spend one of the task's deliveries; a copy and an `ack` do not.
+        if !M::GIVEN_BACK_AS_COPY {
+            // The broker puts them back in their places when the connection goes with its last receipt.
+            self.fetched.close();
+            while self.fetched.try_recv().is_ok() {}
+            return Ok(());
+        }
         while let Ok(fetched) = self.fetched.try_recv() {
             let (message, receipt) = fetched?;
             self.shared.publish(&self.queue, &message.encode(), None).await?;

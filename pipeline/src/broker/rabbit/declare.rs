@@ -57,6 +57,14 @@ async fn queue(channel: &Channel, name: &str, extra: &[(&'static str, AMQPValue)
                     reason: amqp.get_message().to_string(),
                 }))
             }
+            ErrorKind::ProtocolError(amqp)
+                if matches!(amqp.kind(), AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) =>
+            {
+                Err(Trouble::Permanent(BrokerError::Forbidden {
+                    queue: name.to_owned(),
+                    reason: amqp.get_message().to_string(),
+                }))
+            }
             _ => Err(Trouble::Passing(error)),
         },
     }

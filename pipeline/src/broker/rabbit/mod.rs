@@ -62,11 +62,15 @@ pub struct RabbitBroker {
 impl RabbitBroker {
     /// Checks the configuration; connects when first used.
     pub fn new(config: RabbitConfig, stopper: Stopper) -> Result<Self, BrokerError> {
-        let mut uri: AMQPUri = config
-            .url
-            .expose_secret()
-            .parse()
-            .map_err(|reason: String| BrokerError::Refused { at: "the given URL".into(), reason })?;
+        let refused = |reason: String| BrokerError::Refused { at: "the given URL".into(), reason };
+        // Parsed by url first: its errors do not repeat the URL, which may hold a password.
+        let url = config.url.expose_secret();
+        let scheme = url::Url::parse(url).map_err(|error| refused(error.to_string()))?.scheme().to_owned();
+        if !["amqp", "amqps"].contains(&scheme.as_str()) {
+            return Err(refused("it must begin with amqp:// or amqps://".to_owned()));
+        }
+        let mut uri: AMQPUri =
+            url.parse().map_err(|_| refused("it is not amqp://user:password@host:port/vhost".to_owned()))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
         let cert_chain = match &config.ca_file {
             None => None,

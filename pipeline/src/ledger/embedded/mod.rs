@@ -47,6 +47,7 @@ struct Inner {
     inflight: Option<(Inflight, String)>,
     pace: Pace,
     scan: Option<ScanCounts>,
+    scans_after: u64,
     last_batch: Option<(u64, Vec<Admission>)>,
     completed: u64,
     failures: BTreeMap<FailureClass, u64>,
@@ -75,6 +76,11 @@ impl EmbeddedLedger {
             Inflight::open(path).map_err(|source| LedgerError::File { file: file.clone(), source })?;
         self.lock().inflight = Some((inflight, file));
         Ok(())
+    }
+
+    /// Scans are numbered above this one, whatever the clock says.
+    pub fn number_scans_after(&self, scan: u64) {
+        self.lock().scans_after = scan;
     }
 
     /// What was spent on a product before it was put back.
@@ -158,7 +164,10 @@ impl Ledger for EmbeddedLedger {
     /// that it is higher than that of any reading by an earlier process.
     async fn begin_scan(&self, _producer: &str) -> Result<Option<u64>, LedgerError> {
         let mut inner = self.lock();
-        let scan = inner.scan.get_or_insert_with(|| ScanCounts { scan: now_ms(), ..ScanCounts::default() });
+        let after = inner.scans_after;
+        let scan = inner
+            .scan
+            .get_or_insert_with(|| ScanCounts { scan: now_ms().max(after + 1), ..ScanCounts::default() });
         Ok((!scan.sealed).then_some(scan.scan))
     }
 
@@ -286,21 +295,30 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
-    async fn states(&self, products: &[IdHash]) -> Result<Vec<State>, LedgerError> {
+    async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError> {
         let inner = self.lock();
-        Ok(products.iter().map(|product| inner.state(product)).collect())
+        let states = products.iter().map(|product| inner.state(product)).collect();
+        Ok((inner.journal.clone(), states))
     }
 
-    async fn record(&self, done: &[Done<'_>], mark: &JournalMark) -> Result<(), LedgerError> {
+    async fn record(
+        &self,
+        done: &[Done<'_>],
+        before: Option<&JournalMark>,
+        after: &JournalMark,
+    ) -> Result<bool, LedgerError> {
         let mut inner = self.lock();
+        if inner.journal.as_ref() != before && inner.journal.as_ref() != Some(after) {
+            return Ok(false);
+        }
         for done in done {
             inner.record(done);
             inner.answers.remove(done.hash());
             inner.claims.remove(done.hash());
             inner.note_leave(done.hash())?;
         }
-        inner.journal = Some(mark.clone());
-        Ok(())
+        inner.journal = Some(after.clone());
+        Ok(true)
     }
 
     async fn journal(&self) -> Result<Option<JournalMark>, LedgerError> {

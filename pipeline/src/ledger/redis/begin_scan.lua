@@ -1,5 +1,6 @@
 -- Gives the right to read the input. KEYS: run. ARGV: producer, lease in ms. Returns the scan, or nothing.
--- The same producer gets the same scan again.
+-- The same producer gets the same scan again. Scans are numbered by the clock (in seconds), so that they go on rising
+-- when Redis was emptied.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('HMGET', KEYS[1], 'scan_by', 'scan_until_ms', 'scan')
@@ -8,7 +9,7 @@ if held[1] and held[1] ~= ARGV[1] and tonumber(held[2]) > now then
 end
 local scan = tonumber(held[3] or '0')
 if held[1] ~= ARGV[1] then
-    scan = scan + 1
+    scan = math.max(scan + 1, tonumber(time[1]))
     for _, count in ipairs({'total', 'completed', 'failed'}) do
         redis.call('HDEL', KEYS[1], 'scan_' .. count)
     end

@@ -3,8 +3,6 @@
 //! In two steps around the publish: [`RedisLedger::reopen`] (workers may claim it again), then the task is
 //! published, then [`RedisLedger::forget_failures`]. Cut off anywhere, doing it all again makes it whole.
 
-use redis::AsyncCommands;
-
 use super::RedisLedger;
 use crate::{
     failure::FailureClass,
@@ -70,12 +68,11 @@ impl RedisLedger {
 
     /// The tasks of these products are with the broker.
     pub async fn forget_failures(&self, products: &[IdHash]) -> Result<(), LedgerError> {
-        if products.is_empty() {
-            return Ok(());
+        let mut call = self.scripts.forget.prepare_invoke();
+        call.key(&self.keys.failures);
+        for product in products {
+            call.key(self.keys.bucket(product)).arg(product.as_bytes());
         }
-        let key = &self.keys.failures;
-        let fields: Vec<&[u8]> = products.iter().map(|product| product.as_bytes().as_slice()).collect();
-        let fields = &fields;
-        self.connection.run(|mut manager| async move { manager.hdel(key, fields).await }).await
+        self.invoke(&call).await
     }
 }

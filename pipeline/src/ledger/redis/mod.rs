@@ -76,8 +76,8 @@ macro_rules! scripts {
     };
 }
 scripts!(
-    admit, begin, begin_scan, claim, hold_pen, keep_scan, pause, put_answer, record, release, renew, reopen,
-    reserve, seal
+    admit, begin, begin_scan, claim, forget, hold_pen, keep_scan, pause, put_answer, record, release, renew,
+    reopen, reserve, seal
 );
 
 impl RedisLedger {
@@ -270,28 +270,36 @@ impl Ledger for RedisLedger {
         self.invoke(self.scripts.pause.key(&self.keys.pace).arg(ms(duration))).await
     }
 
-    async fn states(&self, products: &[IdHash]) -> Result<Vec<State>, LedgerError> {
+    async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError> {
         let mut pipe = redis::pipe();
+        pipe.atomic().hget(&self.keys.run, "journal");
         for product in products {
             pipe.hget(self.keys.bucket(product), product.as_bytes());
         }
         let pipe = &pipe;
         let values: Vec<Option<String>> =
             self.connection.run(|mut manager| async move { pipe.query_async(&mut manager).await }).await?;
-        Ok(values
-            .iter()
-            .map(|value| match value.as_deref().and_then(|value| value.bytes().next()) {
+        let (mark, values) = values.split_first().ok_or(LedgerError::Unreadable { what: "state" })?;
+        let mark = mark.as_deref().map(|text| parse("journal mark", text)).transpose()?;
+        let states =
+            values.iter().map(|value| match value.as_deref().and_then(|value| value.bytes().next()) {
                 Some(b'c') => State::Completed,
                 Some(b'f') => State::Failed,
                 _ => State::Open,
-            })
-            .collect())
+            });
+        Ok((mark, states.collect()))
     }
 
-    async fn record(&self, done: &[Done<'_>], mark: &JournalMark) -> Result<(), LedgerError> {
+    async fn record(
+        &self,
+        done: &[Done<'_>],
+        before: Option<&JournalMark>,
+        after: &JournalMark,
+    ) -> Result<bool, LedgerError> {
         let mut call = self.scripts.record.prepare_invoke();
         let Keys { run, claims, answers, failures, .. } = &self.keys;
-        call.key(run).key(claims).key(answers).key(failures).arg(json(mark));
+        call.key(run).key(claims).key(answers).key(failures);
+        call.arg(before.map(json).unwrap_or_default()).arg(json(after));
         for done in done {
             call.key(self.keys.bucket(done.hash())).arg(done.hash().as_bytes());
             match done {

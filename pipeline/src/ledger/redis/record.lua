@@ -1,12 +1,15 @@
 -- The lines of these products are on disk. KEYS: run, claims, answers, failures, the bucket of each.
--- ARGV: journal mark, then product, state (c or f), class and line of each (class and line empty for c).
--- A failure is stored as "<class> <line>".
+-- ARGV: journal mark before and after, then product, state (c or f), class and line of each (class and line empty for c).
+-- Returns 1, or 0 (and records nothing) where the mark is another: the ledger was emptied or set back, or somebody
+-- else writes. A failure is stored as "<class> <line>".
 local run, claims, answers, failures = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local mark = redis.call('HGET', run, 'journal') or ''
+if mark ~= ARGV[1] and mark ~= ARGV[2] then return 0 end
 local scan = redis.call('HGET', run, 'scan')
 local completed, failed, scan_completed, scan_failed = 0, 0, 0, 0
-for i = 2, #ARGV, 4 do
+for i = 3, #ARGV, 4 do
     local product, state = ARGV[i], ARGV[i + 1]
-    local bucket = KEYS[5 + (i - 2) / 4]
+    local bucket = KEYS[5 + (i - 3) / 4]
     local known = redis.call('HGET', bucket, product) or 'o0'
     local before, of = known:sub(1, 1), known:sub(2)
     if before ~= 'c' and before ~= state then
@@ -33,5 +36,5 @@ if completed ~= 0 then redis.call('HINCRBY', run, 'completed', completed) end
 if failed ~= 0 then redis.call('HINCRBY', run, 'failed', failed) end
 if scan_completed ~= 0 then redis.call('HINCRBY', run, 'scan_completed', scan_completed) end
 if scan_failed ~= 0 then redis.call('HINCRBY', run, 'scan_failed', scan_failed) end
-redis.call('HSET', run, 'journal', ARGV[1])
+redis.call('HSET', run, 'journal', ARGV[2])
 return 1

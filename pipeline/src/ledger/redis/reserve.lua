@@ -11,7 +11,7 @@ for i = 1, #ARGV, 2 do
 end
 for i = 1, #ARGV, 2 do
     if tonumber(ARGV[i]) > 0 then
-        local arrival = math.max(arrivals[i], now) + ARGV[i]
+        local arrival = math.max(arrivals[i], now, paused) + ARGV[i]
         redis.call('HSET', KEYS[1], 'arrival_' .. i, string.format('%.3f', arrival))
     end
 end
