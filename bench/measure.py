@@ -1,5 +1,7 @@
 """One run of Shelfmill, in one process or as a fleet: started, watched, checked against its files, told in figures."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import pathlib
@@ -16,6 +18,8 @@ JOURNAL = "enriched_products_incremental.jsonl"
 SUMMARY = "analysis_summary.json"
 # A run that is slower than this is broken.
 LEAST_PRODUCTS_PER_S = 20
+# Processes are sampled every 0.1 s: a shorter tenth says nothing about CPU.
+LEAST_TENTH_S = 1.0
 # Above this share of the machine, what others did may show in the figures: the round is repeated.
 FOREIGN_LIMIT = 0.08
 REPEATS = 1
@@ -34,6 +38,8 @@ class Sample:
     told_per_s: float
     first_to_last_s: float
     last_to_first_tenth: float
+    # The same in CPU seconds of all roles, which hardly depend on who else is busy; `None` where too short to tell.
+    last_to_first_tenth_cpu: float | None
     foreign: float
     roles: dict = dataclasses.field(default_factory=dict)
     servers: dict = dataclasses.field(default_factory=dict)
@@ -121,12 +127,18 @@ class Bench:
         if made != calls:
             raise BenchError(f"{name}: {made} calls instead of {calls}")
         told_per_s = check_summary(name, out, products)
-        first_to_last_s, ratio = read_journal(name, out, products)
+        first, tenth, ninth, last = read_journal(name, out, products)
+        ratio = (last - ninth) / max(tenth - first, 0.001)
+        cpu_ratio = None
+        if min(last - ninth, tenth - first) >= LEAST_TENTH_S:
+            used = lambda begin, end: sum(cpu_at(child, end) - cpu_at(child, begin) for child in children)
+            cpu_ratio = used(ninth, last) / used(first, tenth)
         self.log(
-            f"{name}: {wall_s:.2f} s, {products / wall_s:,.0f}/s, last to first tenth {ratio:.2f}, "
+            f"{name}: {wall_s:.2f} s, {products / wall_s:,.0f}/s, last to first tenth {ratio:.2f}"
+            f"{f' ({cpu_ratio:.2f} in CPU)' if cpu_ratio else ''}, "
             f"{describe(roles)}; {describe(served)}; others used {foreign:.0%}"
         )
-        return Sample(products, wall_s, made, told_per_s, first_to_last_s, ratio, foreign, roles, served)
+        return Sample(products, wall_s, made, told_per_s, last - first, ratio, cpu_ratio, foreign, roles, served)
 
     def repeated(self, measure, rounds=None):
         """Samples of several rounds; rounds in which others used the machine are repeated, within reason."""
@@ -152,7 +164,7 @@ def check_summary(name, out, products):
 
 
 def read_journal(name, out, products):
-    """Seconds from the first to the last line, and of the last tenth against the first; every product has one line."""
+    """When the first tenth and the last tenth began and ended; every product has one line."""
     marks = {line: None for line in (0, products // 10, products - 1 - products // 10, products - 1)}
     seen = bytearray(products + 1)
     lines = 0
@@ -164,8 +176,18 @@ def read_journal(name, out, products):
                 marks[lines - 1] = seconds(json.loads(line)["meta"]["completed_at"])
     if lines != products or sum(seen) != products:
         raise BenchError(f"{name}: {lines} lines of {sum(seen)} products instead of {products}")
-    first, tenth, ninth, last = marks.values()
-    return last - first, (last - ninth) / max(tenth - first, 0.001)
+    return marks.values()
+
+
+def cpu_at(child, moment):
+    """CPU seconds that the process had used by then, between the two samples around it."""
+    earlier = (0.0, 0.0)
+    for later in child.cpu_by_time:
+        if later[0] >= moment:
+            share = (moment - earlier[0]) / (later[0] - earlier[0]) if earlier[0] else 1.0
+            return earlier[1] + share * (later[1] - earlier[1])
+        earlier = later
+    return earlier[1]
 
 
 def seconds(timestamp):

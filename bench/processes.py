@@ -49,6 +49,8 @@ class Child:
         self.started = time.monotonic()
         self.floor_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self.peak_kb = 0
+        # Seconds since 1970, and CPU seconds by then.
+        self.cpu_by_time = []
         with open(log, "wb") as file:
             self.popen = subprocess.Popen(
                 [*_LEASH, *map(str, command)],
@@ -106,6 +108,8 @@ def finish(children, within_s, beside=()):
                     raise BenchError(f"{child.name} ended with {child.status}:\n{child.tail()}")
             for child in pending.values():
                 child.sample()
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    child.cpu_by_time.append((time.time(), cpu_seconds(child.pid)))
             for server in beside:
                 if server.has_ended():
                     server.reap()

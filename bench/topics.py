@@ -38,6 +38,11 @@ def last_to_first_tenth(sample):
     return sample.last_to_first_tenth
 
 
+def tenths_cpu(samples):
+    known = [sample for sample in samples if sample.last_to_first_tenth_cpu is not None]
+    return spread(known, lambda sample: sample.last_to_first_tenth_cpu, 2) if known else ""
+
+
 def peak_mb(role):
     """The highest of the processes whose names begin so."""
     return lambda sample: max(cost.peak_mb for name, cost in sample.roles.items() if name.startswith(role))
@@ -77,15 +82,16 @@ def embedded(bench, sizes):
             spread(samples, cpu_s("simulator"), 2),
             spread(samples, peak_mb("run"), 1),
             spread(samples, last_to_first_tenth, 2),
+            tenths_cpu(samples),
         ]
         for products, samples in by_size.items()
     ]
     large, middle = by_size[sizes.large], by_size[sizes.middle]
     ratios = [ratio(large, middle, figure) for figure in (per_second, told_per_second, cpu_s(), cpu_s("simulator"))]
-    rows.append([f"{sizes.large:,} to {sizes.middle:,}", *ratios, ratio(large, middle, peak_mb("run")), ""])
+    rows.append([f"{sizes.large:,} to {sizes.middle:,}", *ratios, ratio(large, middle, peak_mb("run")), "", ""])
     header = [
         "products", "products/s", "as the summary says", "CPU s per 1,000", "simulator's CPU s per 1,000",
-        "peak MB", "last tenth to first",
+        "peak MB", "last tenth to first", "the same in CPU s",
     ]
     yield table("One process: `shelfmill run`", header, rows, disturbance(by_size.values()))
     again = bench.embedded(simulator, sizes.large, out=bench.last_out, calls=0)
@@ -163,15 +169,16 @@ def fast_fleet(bench, sizes, run):
                 ratio(samples, one, per_second),
                 spread(samples, lambda sample: sample.products / sample.first_to_last_s),
                 spread(samples, last_to_first_tenth, 2),
+                tenths_cpu(samples),
                 *(spread(samples, role, 1) for role in roles),
             ]
         )
         counted = ["", "producer", "worker", "aggregator", "RabbitMQ", "Redis", "simulator"]
         costs.append([name, *(spread(samples, cpu_s(role), 2) for role in counted)])
     flat = f"2 workers, {sizes.large:,} to {sizes.middle:,}"
-    rows.append([flat, ratio(large, two, per_second), "", "", "", *(ratio(large, two, role) for role in roles)])
+    rows.append([flat, ratio(large, two, per_second), "", "", "", "", *(ratio(large, two, role) for role in roles)])
     header = [
-        "", "products/s", "to 1 worker", "between first and last result", "last tenth to first",
+        "", "products/s", "to 1 worker", "between first and last result", "last tenth to first", "the same in CPU s",
         "producer's peak MB", "a worker's peak MB", "aggregator's peak MB",
     ]
     note = "All of it shares this machine's cores, brokers and simulator too. " + disturbance(by_fleet.values())

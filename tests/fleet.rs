@@ -306,7 +306,7 @@ fn rejects_that_wait_keep_their_order_when_the_aggregator_is_stopped() {
     eventually(DEADLINE, "outcomes to wait", || {
         let name = format!("shelfmill.{}.outcomes.v1", fleet.run);
         let ready = rabbitmq::shared().queues().get(&name).map_or(0, |queue| queue.ready);
-        if ready > 1_400 { Ok(()) } else { Err(ready.to_string()) }
+        if ready > 3_000 { Ok(()) } else { Err(ready.to_string()) }
     });
     let mut aggregator = fleet.aggregator().start();
     fleet.wait_for_lines(1);

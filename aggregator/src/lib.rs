@@ -160,9 +160,6 @@ impl Aggregator {
 
 impl Aggregator {
     async fn work(&mut self, broker: &dyn Broker) -> anyhow::Result<Status> {
-        if self.is_complete().await? {
-            return Ok(Status::Complete);
-        }
         let stopper = self.stopper.clone();
         let mut outcomes = tokio::select! {
             outcomes = broker.outcomes(PREFETCH) => outcomes?,
@@ -183,7 +180,10 @@ impl Aggregator {
             };
             match first {
                 Some(first) => self.checkpoint(first, outcomes.as_mut()).await?,
-                None if self.is_complete().await? => return Ok(Status::Complete),
+                None if self.is_complete().await? => {
+                    self.settle_repeats(broker, outcomes.as_mut()).await?;
+                    return Ok(Status::Complete);
+                }
                 None => self.look_for_dead_letters(broker).await?,
             }
             if let Some(holder) = self.pen.lost_to() {
@@ -194,6 +194,24 @@ impl Aggregator {
         }
         outcomes.close().await?;
         Ok(if self.is_complete().await? { Status::Complete } else { Status::Interrupted })
+    }
+
+    /// Outcomes that came twice may wait behind the last one that was needed: they are dropped now, rather than left in
+    /// the queue for ever.
+    async fn settle_repeats(
+        &mut self,
+        broker: &dyn Broker,
+        outcomes: &mut dyn Consumer<Outcome>,
+    ) -> anyhow::Result<()> {
+        const QUIET: Duration = Duration::from_millis(20);
+        loop {
+            while let Ok(Ok(first)) = tokio::time::timeout(QUIET, outcomes.next()).await {
+                self.checkpoint(first, outcomes).await?;
+            }
+            if self.stopper.is_stopped() || broker.depths().await?.outcomes == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// A task that no worker could take keeps the run from its end, so somebody must be told.

@@ -13,8 +13,11 @@ use std::{
     path::Path,
 };
 
-/// Entries sorted in memory at a time: 6 MiB.
-const CHUNK_ENTRIES: usize = 256 * 1024;
+/// Entries sorted in memory at a time, at first: 768 KiB.
+const CHUNK_ENTRIES: usize = 32 * 1024;
+/// Temporary files of one size; the next ones have twice as much, so that their number stays below a process' limit
+/// of open files: 640 of them hold an index of 130 million lines, with 12 MiB in memory.
+const FILES_OF_A_SIZE: usize = 128;
 const ENTRY_BYTES: usize = 24;
 
 /// Where a line is: ordered by `seq`, and lines of the same `seq` as they were written.
@@ -72,6 +75,9 @@ impl<'f> Sorter<'f> {
         let mut file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.seek(SeekFrom::Start(0))?;
         self.spilled.push(file);
+        if self.spilled.len().is_multiple_of(FILES_OF_A_SIZE) {
+            self.chunk_entries *= 2;
+        }
         Ok(())
     }
 
