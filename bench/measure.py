@@ -38,7 +38,7 @@ class Sample:
     told_per_s: float
     first_to_last_s: float
     last_to_first_tenth: float
-    # The same in CPU seconds of all roles, which hardly depend on who else is busy; `None` where too short to tell.
+    # The same in CPU seconds of all roles; scatters less than time does, but does. `None` where too short to tell.
     last_to_first_tenth_cpu: float | None
     foreign: float
     roles: dict = dataclasses.field(default_factory=dict)

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use shelfmill_aggregator::{FolderError, Status, Summary};
 use shelfmill_pipeline::job::JobProblems;
 use shelfmill_producer::{StrictReject, input::InputError};
+use shelfmill_worker::NoKey;
 
 pub(crate) const DONE: u8 = 0;
 pub(crate) const ERROR: u8 = 1;
@@ -28,6 +29,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
         cause.is::<Usage>()
             || cause.is::<JobProblems>()
             || cause.is::<StrictReject>()
+            || cause.is::<NoKey>()
             || matches!(cause.downcast_ref(), Some(FolderError::OtherRun { .. }))
             || cause.downcast_ref::<InputError>().is_some_and(InputError::is_usage)
     });

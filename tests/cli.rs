@@ -32,6 +32,9 @@ fn without_a_model_the_three_ways_are_named() {
     let catalog = Catalog::of(1);
     let (input, out) = (path(catalog.input()), path(catalog.out()));
     refused(&catalog, &["run", &input, "--out", &out], 2, &["--simulate", "OPENAI_API_KEY", "--base-url"]);
+    let openai = ["run", &input, "--out", &out, "--base-url", "https://api.openai.com/v1"];
+    let end = call(&openai).expect_code(2);
+    assert!(end.stderr.contains("set OPENAI_API_KEY"), "{end}");
 }
 
 #[test]

@@ -126,7 +126,8 @@ fn a_process_tells_how_it_ended_and_what_it_took() {
 fn a_process_obeys_signals() {
     let trap =
         r#"trap "echo term; exit 7" TERM; trap "echo int" INT; echo ready; while :; do sleep 0.01; done"#;
-    let mut shell = program("sh").args(["-c", trap]).start();
+    // Whoever started the tests in the background has made them ignore SIGINT, and children inherit that.
+    let mut shell = program("env").args(["--default-signal=INT", "sh", "-c", trap]).start();
     let wrote = |line: &str, text: String| {
         if text.lines().any(|one| one == line) { Ok(()) } else { Err(format!("{text:?}")) }
     };

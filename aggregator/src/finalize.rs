@@ -20,6 +20,7 @@ use crate::{
     folder::Folder,
     line_file::{damaged, read_lines},
     order::{Place, Sorter, Window},
+    requeue::forget_spent,
     summary::{Counted, Counts, Frame, Status, Summary, Tally},
 };
 
@@ -42,6 +43,7 @@ pub(crate) async fn finalize(
         if status == Status::Complete {
             write_results(folder, index)
                 .with_context(|| format!("cannot write {}", folder.results().display()))?;
+            forget_spent(folder)?;
         }
         let frame = Frame {
             run: folder.record().run.clone(),

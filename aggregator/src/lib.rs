@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt;
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
-    ledger::{Ledger, Progress, ScanCounts, Vitals},
+    ledger::{Ledger, Progress, Vitals},
     message::Outcome,
     shutdown::Stopper,
 };
@@ -100,6 +100,7 @@ pub struct Aggregator {
     reported: Option<Instant>,
     looked: Instant,
     dead: u64,
+    is_complete: bool,
 }
 
 impl Aggregator {
@@ -138,6 +139,7 @@ impl Aggregator {
             reported: None,
             looked: Instant::now(),
             dead: 0,
+            is_complete: false,
         }))
     }
 
@@ -180,11 +182,15 @@ impl Aggregator {
             };
             match first {
                 Some(first) => self.checkpoint(first, outcomes.as_mut()).await?,
-                None if self.is_complete().await? => {
-                    self.settle_repeats(broker, outcomes.as_mut()).await?;
-                    return Ok(Status::Complete);
+                None => {
+                    self.look().await?;
+                    self.look_for_dead_letters(broker).await?;
                 }
-                None => self.look_for_dead_letters(broker).await?,
+            }
+            if self.is_complete {
+                self.settle_repeats(broker, outcomes.as_mut()).await?;
+                self.look().await?;
+                return Ok(Status::Complete);
             }
             if let Some(holder) = self.pen.lost_to() {
                 anyhow::bail!(
@@ -193,7 +199,8 @@ impl Aggregator {
             }
         }
         outcomes.close().await?;
-        Ok(if self.is_complete().await? { Status::Complete } else { Status::Interrupted })
+        self.look().await?;
+        Ok(if self.is_complete { Status::Complete } else { Status::Interrupted })
     }
 
     /// Outcomes that came twice may wait behind the last one that was needed: they are dropped now, rather than left in
@@ -240,10 +247,21 @@ impl Aggregator {
         let written = self.writer.write(batch, self.ledger.as_ref()).await?;
         self.cost_usd = self.cost_usd.zip(written.cost_usd).map(|(sum, cost)| sum + cost);
         self.rate.add(written.completed + written.failed);
-        if written.completed + written.failed > 0 {
-            let progress = self.progress().await?;
-            (self.listener)(Event::Checkpoint { progress: Box::new(progress) });
+        let progress = Box::new(self.progress().await?);
+        (self.listener)(match written.completed + written.failed {
+            0 => Event::Progress { progress },
+            _ => Event::Checkpoint { progress },
+        });
+        Ok(())
+    }
+
+    /// How far the run is, also while nothing comes.
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let progress = self.progress().await?;
+        if progress.total().is_some() && progress.total() != self.writer.folder.record().expected {
+            self.writer.folder.update(|record| record.expected = progress.total())?;
         }
+        (self.listener)(Event::Progress { progress: Box::new(progress) });
         Ok(())
     }
 
@@ -253,25 +271,20 @@ impl Aggregator {
             self.reported = Some(Instant::now());
             self.ledger.report(&vitals).await?;
         }
-        Ok(Progress { vitals: Some(vitals), ..self.ledger.progress().await? })
-    }
-
-    async fn is_complete(&mut self) -> anyhow::Result<bool> {
-        let progress = self.progress().await?;
-        (self.listener)(Event::Progress { progress: Box::new(progress.clone()) });
-        if progress.total().is_some() && progress.total() != self.writer.folder.record().expected {
-            self.writer.folder.update(|record| record.expected = progress.total())?;
-        }
-        let Some(scan) = progress.scan.filter(ScanCounts::is_complete) else {
-            return Ok(false);
+        let progress = Progress { vitals: Some(vitals), ..self.ledger.progress().await? };
+        self.is_complete = match progress.scan {
+            Some(scan) if scan.is_complete() => {
+                let (rejects_scan, rejects) = self.writer.rejects();
+                if scan.rejected == 0 && scan.scan > rejects_scan {
+                    self.writer.forget_rejects(scan.scan)?;
+                }
+                scan.rejected == 0
+                    || rejects_scan > scan.scan
+                    || (rejects_scan == scan.scan && rejects >= scan.rejected)
+            }
+            _ => false,
         };
-        let (rejects_scan, rejects) = self.writer.rejects();
-        if scan.rejected == 0 && scan.scan > rejects_scan {
-            self.writer.forget_rejects(scan.scan)?;
-        }
-        Ok(scan.rejected == 0
-            || rejects_scan > scan.scan
-            || (rejects_scan == scan.scan && rejects >= scan.rejected))
+        Ok(progress)
     }
 }
 

@@ -63,6 +63,14 @@ fn each_failure(
     })
 }
 
+/// The run is complete: every product that was put back has a line with what it cost.
+pub(crate) fn forget_spent(folder: &Folder) -> std::io::Result<()> {
+    match std::fs::remove_file(folder.state_file(ASIDE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// What was spent on products that were put back.
 pub fn spent_before(folder: &Folder) -> Result<HashMap<IdHash, Spent>, RequeueError> {
     let mut spent = HashMap::new();

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use anyhow::Context as _;
+use futures_util::future::try_join_all;
 use shelfmill_pipeline::{
     broker::Delivery,
     identity::IdHash,
@@ -115,9 +116,8 @@ impl Writer {
                 self.remind(ledger).await?;
             }
         }
-        for delivery in batch {
-            delivery.ack().await?;
-        }
+        // All at once, so that they leave in few packets.
+        try_join_all(batch.into_iter().map(Delivery::ack)).await?;
         Ok(written)
     }
 

@@ -19,7 +19,7 @@ use shelfmill_pipeline::{
 };
 
 use crate::{
-    WorkerConfig,
+    NoKey, WorkerConfig,
     answer::Answer,
     estimate::estimate_tokens,
     model::{CallFailure, Endpoint, ModelClient},
@@ -63,6 +63,9 @@ impl Analyst {
             .context("the job's prompt")?;
         let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
         let endpoint = Endpoint::new(config.base_url.as_deref(), &job)?;
+        if endpoint.is_openai() && config.api_key.is_none() {
+            return Err(NoKey.into());
+        }
         Ok(Self {
             fingerprint: job.fingerprint(),
             prompt,

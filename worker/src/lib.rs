@@ -47,6 +47,11 @@ pub struct WorkerConfig {
     pub until_done: bool,
 }
 
+/// OpenAI is to be asked, and there is no key.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no key for OpenAI: set OPENAI_API_KEY, or name another server with --base-url")]
+pub struct NoKey;
+
 /// Where OpenAI answers.
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
 /// The most products one worker may have under way.

@@ -119,6 +119,11 @@ impl Endpoint {
         })
     }
 
+    /// Whether this is OpenAI itself, which answers nobody without a key.
+    pub(crate) fn is_openai(&self) -> bool {
+        self.url.host_str().is_some_and(|host| host == "openai.com" || host.ends_with(".openai.com"))
+    }
+
     /// The body of a request.
     pub(crate) fn request(&self, messages: &[Message]) -> anyhow::Result<Vec<u8>> {
         let ceiling = Some(self.max_output_tokens);

@@ -10,10 +10,16 @@ use lapin::{
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::connection::{Link, Shared};
+use super::{
+    connection::{Link, Shared},
+    publish::ANSWER_TIMEOUT,
+};
 use crate::{
     broker::{BrokerError, Consumer, Delivery, Receipt},
     message::{DecodeError, Outcome, Task},
@@ -93,13 +99,12 @@ impl Shared {
     async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Live, BrokerError> {
         loop {
             let link = self.open("consume").await?;
-            match subscribe_once(&link, queue, prefetch).await {
-                Ok(stream) => return Ok((link, stream)),
-                Err(error) => {
-                    tracing::debug!(queue, %error, "could not subscribe, trying again");
-                    sleep(Duration::from_millis(200)).await;
-                }
+            match timeout(ANSWER_TIMEOUT, subscribe_once(&link, queue, prefetch)).await {
+                Ok(Ok(stream)) => return Ok((link, stream)),
+                Ok(Err(error)) => tracing::debug!(queue, %error, "could not subscribe, trying again"),
+                Err(_) => tracing::debug!(queue, "no answer to subscribing, trying again"),
             }
+            sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -190,7 +195,8 @@ impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
             acknowledge(&receipt.acker).await;
         }
         let Some((link, mut stream)) = live else { return Ok(()) };
-        if link.channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await.is_err() {
+        let cancelled = link.channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
+        if !matches!(timeout(ANSWER_TIMEOUT, cancelled).await, Ok(Ok(()))) {
             return Ok(());
         }
         while let Some(Ok(found)) = stream.next().await {
@@ -207,10 +213,11 @@ struct RabbitReceipt {
 }
 
 async fn acknowledge(acker: &Acker) {
-    match acker.ack(BasicAckOptions::default()).await {
-        Ok(true) => {}
-        Ok(false) => tracing::debug!("not acknowledged, the channel is gone: the message comes again"),
-        Err(error) => tracing::debug!(%error, "not acknowledged: the message comes again"),
+    match timeout(ANSWER_TIMEOUT, acker.ack(BasicAckOptions::default())).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => tracing::debug!("not acknowledged, the channel is gone: the message comes again"),
+        Ok(Err(error)) => tracing::debug!(%error, "not acknowledged: the message comes again"),
+        Err(_) => tracing::debug!("not acknowledged in time: the message comes again"),
     }
 }
 

@@ -15,7 +15,9 @@ use super::{
 };
 use crate::broker::BrokerError;
 
+/// Every wait for RabbitMQ has an end: a connection that died at the wrong moment may never answer.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const REASON_HEADER: &str = "x-shelfmill-reason";
 
 impl Shared {
@@ -45,16 +47,7 @@ impl Shared {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("no confirm within {} s", CONFIRM_TIMEOUT.as_secs()),
             };
-            let mut publisher = self.publisher.lock().await;
-            if publisher.as_ref().is_some_and(|current| Arc::ptr_eq(current, &link)) {
-                tracing::warn!(at = self.at, trouble, "lost the connection that publishes");
-                *publisher = None;
-            }
-            drop(publisher);
-            tokio::select! {
-                () = sleep(Duration::from_millis(rand::random_range(50..250))) => {}
-                () = self.stopper.aborted() => return Err(BrokerError::Aborted),
-            }
+            self.give_up(&link, &trouble).await?;
         }
     }
 
@@ -63,16 +56,34 @@ impl Shared {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
         loop {
             let link = self.publisher().await?;
-            match link.channel.queue_declare(queue.into(), passive, FieldTable::default()).await {
-                Ok(found) => return Ok(u64::from(found.message_count())),
-                Err(error) if self.connect == Connect::Once => {
-                    return Err(BrokerError::Unreachable { at: self.at.clone(), reason: error.to_string() });
-                }
-                Err(_) => sleep(Duration::from_millis(200)).await,
+            let asked = link.channel.queue_declare(queue.into(), passive, FieldTable::default());
+            let trouble = match timeout(ANSWER_TIMEOUT, asked).await {
+                Ok(Ok(found)) => return Ok(u64::from(found.message_count())),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+            };
+            if self.connect == Connect::Once {
+                return Err(BrokerError::Unreachable { at: self.at.clone(), reason: trouble });
             }
+            self.give_up(&link, &trouble).await?;
+        }
+    }
+
+    /// The next attempt gets a new connection, a moment later. Of many who saw it break, one tells.
+    async fn give_up(&self, link: &Arc<Link>, trouble: &str) -> Result<(), BrokerError> {
+        let mut publisher = self.publisher.lock().await;
+        if publisher.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
+            tracing::warn!(at = self.at, trouble, "lost the connection that publishes");
+            *publisher = None;
+        }
+        drop(publisher);
+        tokio::select! {
+            () = sleep(Duration::from_millis(rand::random_range(50..250))) => Ok(()),
+            () = self.stopper.aborted() => Err(BrokerError::Aborted),
         }
     }
 }
+
 async fn publish_once(
     link: &Link,
     queue: &str,
