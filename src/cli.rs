@@ -10,7 +10,7 @@ use shelfmill_producer::input::Format;
 const AFTER_HELP: &str = "\
 The model's key is read from OPENAI_API_KEY. Progress and logs go to stderr, data to stdout.
 
-Exit codes: 0 all done, 1 error, 2 bad usage, job or input, 3 done with failures, 4 paused by the run itself, \
+Exit codes: 0 all done, 1 error, 2 bad usage, job or input, 3 done with failures, \
 130 interrupted.";
 
 /// Runs a language model over every product of a catalog, once.

@@ -1,7 +1,7 @@
 //! The three roles in one process, over channels, with a ledger rebuilt from the journal.
 //!
-//! They end from the front: the producer at the end of its input (or a stop), then the worker when it has
-//! finished what it holds, then the aggregator when it has written what the worker left.
+//! A complete run is ended by the aggregator, which sees that it is. After a stop they end from the front: the producer,
+//! then the worker when it has finished what it holds, then the aggregator when it has written what the others left.
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -19,7 +19,7 @@ use shelfmill_worker::WorkerConfig;
 use tokio::task::JoinHandle;
 
 use crate::{
-    cli::RunArgs,
+    cli::{RunArgs, WhichArgs},
     end::{self, Usage},
     job, progress, signals, simulate,
     telemetry::Screen,
@@ -31,6 +31,14 @@ const DEFAULT_RUN: &str = "default";
 /// Where a run's results go, unless it is told.
 pub(crate) fn out_folder(out: Option<PathBuf>, run: Option<&str>) -> PathBuf {
     out.unwrap_or_else(|| run.map_or(PathBuf::from(DEFAULT_OUT), |run| PathBuf::from(DEFAULT_OUT).join(run)))
+}
+
+/// The folder of a run in one process, if that is what is asked about: named by --out, or where `run --run NAME` puts it.
+pub(crate) fn local_folder(which: &WhichArgs) -> Option<PathBuf> {
+    which.out.clone().or_else(|| {
+        let folder = out_folder(None, Some(which.run.as_deref()?));
+        Folder::read_record(&folder).ok().flatten().filter(|record| record.job.is_some()).map(|_| folder)
+    })
 }
 
 /// `shelfmill run`.
@@ -78,7 +86,13 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
         .context("the aggregator was stopped before it began")?;
     let roles = Roles::start(&args, job, api_key, ledger, aggregator, stopper);
     let summary = roles.finish().await?;
-    progress::conclude(screen, &summary, &out, "run the same command again");
+    progress::conclude(
+        screen,
+        &summary,
+        &out,
+        "run the same command again",
+        &format!("--out {}", out.display()),
+    );
     Ok(end::of_summary(&summary))
 }
 
@@ -89,6 +103,12 @@ async fn open(
     name: &str,
     job: &Job,
 ) -> anyhow::Result<(Folder, EmbeddedLedger)> {
+    if Folder::read_record(out)?.is_some_and(|record| record.run == name && record.job.is_none()) {
+        return Err(anyhow!(Usage(format!(
+            "{} has the results of a fleet's run; choose another folder with --out",
+            out.display()
+        ))));
+    }
     let mut folder = Folder::open(out, name)?;
     let ledger = EmbeddedLedger::new();
     if let Some(known) = &folder.record().job {

@@ -148,6 +148,12 @@ pub(crate) async fn aggregator(args: AggregatorArgs, screen: &Screen) -> anyhow:
     };
     let Some(aggregator) = opened else { return Ok(ExitCode::from(INTERRUPTED)) };
     let summary = aggregator.run(broker.as_ref()).await?;
-    progress::conclude(screen, &summary, &args.out, "start the aggregator again");
+    progress::conclude(
+        screen,
+        &summary,
+        &args.out,
+        "start the aggregator again",
+        &format!("--run {}", args.fleet.run),
+    );
     Ok(end::of_summary(&summary))
 }

@@ -21,12 +21,8 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
     if let Some(model) = &args.model {
         job.llm.model.clone_from(model);
     }
-    let url = args.base_url.as_deref().or(job.llm.base_url.as_deref());
-    if url.and_then(|url| url::Url::parse(url).ok()).is_some_and(|url| url.password().is_some()) {
-        return Err(anyhow!(Usage(
-            "the model's URL has a password in it, which would be kept in files; give keys in OPENAI_API_KEY"
-                .to_owned()
-        )));
+    if let Some(url) = args.base_url.as_deref().or(job.llm.base_url.as_deref()) {
+        check_url(url)?;
     }
     if args.base_url.is_some() {
         job.llm.base_url.clone_from(&args.base_url);
@@ -35,6 +31,23 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
         job.limits.delay_ms = u64::try_from(delay.as_millis())?;
     }
     Ok(job)
+}
+
+/// Told without the URL: what is wrong with it may be that a password is in it.
+fn check_url(url: &str) -> Result<(), Usage> {
+    let parsed =
+        url::Url::parse(url).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+    match parsed {
+        None => Err(Usage(
+            "the model's URL (--base-url, OPENAI_BASE_URL or llm.base_url) must be like https://host/v1"
+                .to_owned(),
+        )),
+        Some(url) if url.password().is_some() => Err(Usage(
+            "the model's URL has a password in it, which would be kept in files; give keys in OPENAI_API_KEY"
+                .to_owned(),
+        )),
+        Some(_) => Ok(()),
+    }
 }
 
 /// What is to be read.

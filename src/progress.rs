@@ -130,7 +130,7 @@ pub(crate) fn lines(completed: u64, failed: u64, total: Option<u64>) -> Vec<Stri
 }
 
 /// What is said at the end of a run.
-pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path, again: &str) {
+pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path, again: &str, which: &str) {
     use shelfmill_pipeline::record::{FAILURES_FILE, JOURNAL_FILE, REJECTS_FILE, RESULTS_FILE, SUMMARY_FILE};
     screen.finish();
     let counts = &summary.counts;
@@ -168,7 +168,7 @@ pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path
     match summary.status {
         Status::Interrupted => eprintln!("Interrupted. Everything above is saved; to go on: {again}"),
         Status::Complete if counts.failed > 0 => {
-            eprintln!("To try the failed products again: shelfmill requeue, then {again}");
+            eprintln!("To try the failed products again: shelfmill requeue {which}, then {again}");
         }
         Status::Complete => {}
     }

@@ -7,13 +7,13 @@ use shelfmill_aggregator::Folder;
 use shelfmill_pipeline::{
     broker::{Broker, Connect},
     failure::FailureClass,
-    ledger::FailedProduct,
+    ledger::{FailedProduct, Ledger},
     shutdown::Stopper,
 };
 
 use crate::{
     cli::{RequeueArgs, WhichArgs},
-    embedded::out_folder,
+    embedded::{local_folder, out_folder},
     end::{DONE, Usage},
     fleet,
 };
@@ -33,7 +33,8 @@ impl Wanted {
 pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
     let wanted =
         Wanted { classes: args.class.iter().copied().collect(), ids: args.id.iter().cloned().collect() };
-    let (count, then) = match (&args.which.run, &args.which.out) {
+    let local = local_folder(&args.which);
+    let (count, then) = match (&args.which.run, &local) {
         (Some(run), None) => (
             of_fleet(run, &args.which, &wanted).await?,
             "they are with the workers; start the aggregator again if it has ended",
@@ -72,6 +73,7 @@ pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
 async fn of_fleet(run: &str, which: &WhichArgs, wanted: &Wanted) -> anyhow::Result<u64> {
     let stopper = Stopper::new();
     let ledger = fleet::ledger(run, &which.servers, Connect::Once, stopper.clone())?;
+    ledger.job().await?.ok_or_else(|| Usage(format!("there is no run '{run}' in this Redis")))?;
     let broker = fleet::broker(run, &which.servers, "requeue", Connect::Once, stopper)?;
     let mut count = 0;
     let mut cursor = 0;

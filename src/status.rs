@@ -1,9 +1,9 @@
 //! `shelfmill progress`: how far a run is, for those who ask.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shelfmill_aggregator::{Folder, recent_rate};
 use shelfmill_pipeline::{
     broker::Connect,
@@ -14,7 +14,7 @@ use shelfmill_pipeline::{
 
 use crate::{
     cli::ProgressArgs,
-    embedded::out_folder,
+    embedded::{local_folder, out_folder},
     end::{DONE, Usage},
     fleet, progress,
 };
@@ -29,14 +29,15 @@ struct Report {
     failed: u64,
     remaining: Option<u64>,
     percent: Option<f64>,
-    failures_by_class: std::collections::BTreeMap<String, u64>,
+    failures_by_class: BTreeMap<String, u64>,
     products_per_second: Option<f64>,
     cost_usd: Option<f64>,
     complete: bool,
 }
 
 pub(crate) async fn run(args: ProgressArgs) -> anyhow::Result<ExitCode> {
-    let ledger = match (&args.which.run, &args.which.out) {
+    let local = local_folder(&args.which);
+    let ledger = match (&args.which.run, &local) {
         (Some(run), None) => {
             Some((run.clone(), fleet::ledger(run, &args.which.servers, Connect::Once, Stopper::new())?))
         }
@@ -45,7 +46,7 @@ pub(crate) async fn run(args: ProgressArgs) -> anyhow::Result<ExitCode> {
     loop {
         let report = match &ledger {
             Some((run, ledger)) => of_fleet(run, ledger).await?,
-            None => of_folder(&out_folder(args.which.out.clone(), None))?,
+            None => of_folder(&local.clone().unwrap_or_else(|| out_folder(None, None)))?,
         };
         tell(&report, args.json)?;
         if !args.watch || report.complete {
@@ -105,6 +106,7 @@ fn of_folder(out: &Path) -> anyhow::Result<Report> {
     let (completed, failed) = (count(JOURNAL_FILE)?, count(FAILURES_FILE)?);
     let total = record.expected.map(|total| total.max(completed + failed));
     Ok(Report {
+        failures_by_class: failure_classes(&out.join(FAILURES_FILE))?,
         products_per_second: recent_rate(&out.join(JOURNAL_FILE)),
         complete: total == Some(completed + failed),
         ..report(&record.run, total, completed, failed)
@@ -120,11 +122,33 @@ fn report(run: &str, total: Option<u64>, completed: u64, failed: u64) -> Report 
         failed,
         remaining: total.map(|total| total.saturating_sub(completed + failed)),
         percent: total.filter(|total| *total > 0).map(|total| completed as f64 * 100.0 / total as f64),
-        failures_by_class: std::collections::BTreeMap::new(),
+        failures_by_class: BTreeMap::new(),
         products_per_second: None,
         cost_usd: None,
         complete: false,
     }
+}
+
+/// Why products failed, from the file that lists them.
+fn failure_classes(path: &Path) -> anyhow::Result<BTreeMap<String, u64>> {
+    use std::io::BufRead;
+    #[derive(Deserialize)]
+    struct Line {
+        failure: Class,
+    }
+    #[derive(Deserialize)]
+    struct Class {
+        class: String,
+    }
+    let mut classes = BTreeMap::new();
+    let Ok(file) = std::fs::File::open(path) else { return Ok(classes) };
+    for line in std::io::BufReader::new(file).lines() {
+        // The last line may be half written.
+        if let Ok(line) = serde_json::from_str::<Line>(&line?) {
+            *classes.entry(line.failure.class).or_default() += 1;
+        }
+    }
+    Ok(classes)
 }
 
 fn count_lines(path: &Path) -> std::io::Result<u64> {

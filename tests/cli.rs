@@ -134,9 +134,9 @@ fn servers_that_are_not_there_end_a_command_and_their_passwords_are_not_told() {
 fn a_password_in_the_models_url_is_refused_and_not_told() {
     let catalog = Catalog::of(1);
     let (input, out) = (path(catalog.input()), path(catalog.out()));
-    for url in ["http://user:canary@127.0.0.1:1/v1", "htp://user:canary@127.0.0.1"] {
-        let end = call(&["run", &input, "--out", &out, "--base-url", url]);
-        assert_ne!(end.code, Some(0), "{end}");
+    for url in ["http://user:canary@127.0.0.1:1/v1", "htp://user:canary@127.0.0.1", "nonsense"] {
+        let end = call(&["run", &input, "--out", &out, "--base-url", url]).expect_code(2);
+        assert!(!catalog.out().exists(), "{end}");
         assert!(!format!("{}{}", end.stdout, end.stderr).contains("canary"), "{end}");
     }
 }

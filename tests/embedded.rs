@@ -195,6 +195,10 @@ fn failures_are_told_kept_and_put_back() {
             .stdout
     };
     assert!(requeue(&["--class", "timeout"]).contains("nothing was put back"));
+    let progress =
+        finished(shelfmill().args(["progress", "--json", "--out"]).arg(catalog.out())).expect_code(0).stdout;
+    let progress: Value = serde_json::from_str(&progress).unwrap();
+    assert_eq!(&progress["failures_by_class"], classes);
     let one = id(&results.failures[0]).to_owned();
     assert!(requeue(&["--id", &one]).contains("Put back 1 failed product"));
     finished(run(&catalog, &simulator)).expect_code(3);

@@ -1,7 +1,7 @@
 //! Why a product could not be analysed, and what follows from it.
 //!
-//! One table decides whether a failure is tried again and whether it spends one of the product's attempts;
-//! nothing else in the code makes that choice.
+//! One table decides whether a failure is tried again and whether it spends one of the product's attempts; nothing else
+//! in the code makes that choice.
 
 use std::{fmt, str::FromStr};
 
@@ -79,6 +79,12 @@ impl FailureClass {
             | Self::Unpromptable
             | Self::Poisoned => false,
         }
+    }
+
+    /// Whether a failed call counts against the product's allowance: a rate limit is the fleet's, not the product's.
+    #[must_use]
+    pub const fn spends_attempt(self) -> bool {
+        !matches!(self, Self::RateLimited)
     }
 
     /// The name in files and options.

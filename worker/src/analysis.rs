@@ -114,7 +114,7 @@ impl Analyst {
                 Err(failure) => failure,
             };
             let asked = failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER));
-            let delay = if failure.class == FailureClass::RateLimited {
+            let delay = if !failure.class.spends_attempt() {
                 let pause = asked.unwrap_or_else(|| backoff(task.spent.calls));
                 tracing::warn!(pause_ms = pause.as_millis(), "the provider asks for fewer requests");
                 ledger.pause(pause).await?;
