@@ -30,8 +30,7 @@ struct Findings {
 
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let job = job::job(&args.job)?;
-    let prompt = Prompt::compile(&job.prompt)
-        .map_err(|errors| Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let prompt = job::prompt(&job)?;
     let mut findings = Findings::default();
     let mut met = HashSet::new();
     for entry in input::open(&job::input(&args.input))? {

@@ -61,14 +61,19 @@ pub(crate) fn input(args: &InputArgs) -> InputOptions {
     }
 }
 
+/// The job's templates, compiled.
+pub(crate) fn prompt(job: &Job) -> Result<Prompt, Usage> {
+    Prompt::compile(&job.prompt)
+        .map_err(|errors| Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
+}
+
 /// Fails where a template asks for what none of the first products has: better told now than by every product.
 pub(crate) fn check_prompt(job: &Job, input: &InputOptions) -> anyhow::Result<()> {
     const PRODUCTS_TRIED: usize = 20;
     if !shelfmill_producer::can_be_read_twice(input) {
         return Ok(());
     }
-    let prompt = Prompt::compile(&job.prompt)
-        .map_err(|errors| Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let prompt = prompt(job)?;
     let mut first_error = None;
     for entry in shelfmill_producer::input::open(input)?.take(PRODUCTS_TRIED) {
         let Entry::Record(record) = entry? else { continue };

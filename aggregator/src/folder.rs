@@ -196,6 +196,12 @@ impl Folder {
         &self.path
     }
 
+    /// The folder's absolute path, for those who are elsewhere.
+    #[must_use]
+    pub fn place(&self) -> String {
+        std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone()).display().to_string()
+    }
+
     /// A file beside the results that is not for people.
     #[must_use]
     pub fn state_file(&self, name: &str) -> PathBuf {

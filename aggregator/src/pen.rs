@@ -66,8 +66,7 @@ impl Drop for Pen {
 /// Who writes: this folder on this machine. Its lock sees to it that only one process does, so one that is started
 /// again after a kill goes on at once, while one elsewhere waits for the pen's lease to run out.
 pub(crate) fn pen_of(host: &str, folder: &Folder) -> String {
-    let path = std::path::absolute(folder.path()).unwrap_or_else(|_| folder.path().to_owned());
-    format!("{host}:{} ({})", path.display(), folder.record().journal)
+    format!("{host}:{} ({})", folder.place(), folder.record().journal)
 }
 
 /// Waits for the right to write; `false` when it was stopped first.

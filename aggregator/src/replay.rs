@@ -97,10 +97,9 @@ fn check(folder: &Folder, journal: &LineFile, mark: Option<&JournalMark>) -> Res
 
 /// A mark in this folder's files.
 pub(crate) fn mark_of(folder: &Folder, size_bytes: u64, failures_bytes: u64) -> JournalMark {
-    let path = std::path::absolute(folder.path()).unwrap_or_else(|_| folder.path().to_owned());
     JournalMark {
         journal: folder.record().journal.clone(),
-        place: path.display().to_string(),
+        place: folder.place(),
         size_bytes,
         failures_bytes,
     }
