@@ -2,104 +2,15 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::support::{
-    catalog::Catalog,
-    process::{Finished, Program, Running, shelfmill},
+    fleet::{DEADLINE, Fleet, ended},
+    process::Program,
     rabbitmq::{self, RabbitMq},
     redis::{self, Redis},
     results::{Results, journal_lines},
     simulator::Simulator,
     wait::eventually,
 };
-
-const DEADLINE: Duration = Duration::from_secs(180);
-
-/// A fleet's run: where its processes meet, and what they work on.
-struct Fleet {
-    run: String,
-    amqp_url: String,
-    redis_url: String,
-    catalog: Catalog,
-    simulator: Simulator,
-    concurrency: u64,
-}
-
-impl Fleet {
-    fn new(run: &str, products: usize, simulator: &[&str]) -> Self {
-        Self {
-            run: format!("{run}-{}", std::process::id()),
-            amqp_url: rabbitmq::shared().url(),
-            redis_url: redis::shared().url(),
-            catalog: Catalog::of(products),
-            simulator: Simulator::start(simulator),
-            concurrency: 16,
-        }
-    }
-
-    fn command(&self, name: &str) -> Program {
-        shelfmill()
-            .arg(name)
-            .args(["--run", &self.run])
-            .env("SHELFMILL_AMQP_URL", &self.amqp_url)
-            .env("SHELFMILL_REDIS_URL", &self.redis_url)
-    }
-
-    fn producer(&self) -> Program {
-        self.command("producer").arg(self.catalog.input())
-    }
-
-    fn worker(&self) -> Program {
-        // The model's place is the worker's own business here, as its key would be.
-        self.command("worker")
-            .env("OPENAI_BASE_URL", self.simulator.url())
-            .args(["-c", &self.concurrency.to_string()])
-    }
-
-    fn workers(&self, count: usize) -> Vec<Running> {
-        (0..count).map(|_| self.worker().start()).collect()
-    }
-
-    fn aggregator(&self) -> Program {
-        self.command("aggregator").arg("--out").arg(self.catalog.out())
-    }
-
-    fn progress(&self) -> Value {
-        serde_json::from_str(&self.command("progress").arg("--json").run(DEADLINE).expect_code(0).stdout)
-            .unwrap()
-    }
-
-    /// Waits until the journal has so many lines.
-    fn wait_for_lines(&self, lines: usize) {
-        eventually(DEADLINE, "lines in the journal", || match journal_lines(&self.catalog.out()) {
-            found if found >= lines => Ok(()),
-            found => Err(format!("{found} of {lines}")),
-        });
-    }
-
-    /// Every product once; nothing left in claims, answers and dead letters; tasks drain while workers live.
-    fn assert_done(&self, rabbitmq: &RabbitMq, redis: &Redis) -> Results {
-        let results = Results::read(&self.catalog.out());
-        results.assert_every_product_once(&self.catalog);
-        eventually(DEADLINE, "the queues to be empty", || {
-            let queues = rabbitmq.queues();
-            let mine =
-                queues.iter().filter(|(name, _)| name.starts_with(&format!("shelfmill.{}.", self.run)));
-            let left: Vec<_> = mine.filter(|(_, queue)| queue.ready + queue.unacked > 0).collect();
-            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-        });
-        for what in ["claims", "answers"] {
-            let left = redis.cli(&["HLEN", &format!("shelfmill:{{{}}}:{what}", self.run)]);
-            assert_eq!(left.trim(), "0", "{what} left behind");
-        }
-        results
-    }
-}
-
-fn ended(finished: Finished) -> Finished {
-    finished.expect_code(0)
-}
 
 #[test]
 fn three_workers_do_a_catalog_whichever_starts_first() {
