@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use shelfmill_aggregator::Folder;
 use shelfmill_pipeline::{
     broker::{Broker, Connect},
+    crash::{self, Point},
     failure::FailureClass,
     ledger::{FailedProduct, Ledger},
     shutdown::Stopper,
@@ -83,9 +84,11 @@ async fn of_fleet(run: &str, which: &WhichArgs, wanted: &Wanted) -> anyhow::Resu
         let hashes: Vec<_> = products.iter().map(|product| product.task.hash()).collect();
         if !hashes.is_empty() {
             ledger.reopen(&hashes).await?;
+            crash::point(Point::RequeueReopened);
             for product in &products {
                 broker.publish_task(&product.task).await?;
             }
+            crash::point(Point::RequeuePublished);
             ledger.forget_failures(&hashes).await?;
             count += hashes.len() as u64;
         }

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use shelfmill_pipeline::{
+    crash::{self, Point},
     identity::IdHash,
     ledger::{Ledger, Progress, State},
 };
@@ -37,12 +38,14 @@ pub(crate) async fn finalize(
     let progress = ledger.progress().await?;
     let stale = stale_failures(folder, ledger).await?;
     let mut tally = Tally::new();
+    crash::point(Point::AggregatorFinalizing);
     tokio::task::block_in_place(|| {
         keep_current_failures(folder, &stale, &mut tally).context("cannot bring the failures up to date")?;
         let index = index_journal(folder, &mut tally).context("cannot read the journal")?;
         if status == Status::Complete {
             write_results(folder, index)
                 .with_context(|| format!("cannot write {}", folder.results().display()))?;
+            crash::point(Point::AggregatorRenamed);
             forget_spent(folder)?;
         }
         let frame = Frame {

@@ -12,6 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use shelfmill_pipeline::crash::{self, Point};
+
 /// An append-only file of lines.
 #[derive(Debug)]
 pub(crate) struct LineFile {
@@ -55,7 +57,7 @@ impl LineFile {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let written = self.file.write_all(&self.pending).and_then(|()| self.file.sync_data());
+        let written = self.write_pending().and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => self.size_bytes += self.pending.len() as u64,
             // Best effort: what cannot be cut off now is cut off when the file is opened again, or is a line
@@ -64,6 +66,16 @@ impl LineFile {
         }
         self.pending.clear();
         written
+    }
+
+    fn write_pending(&mut self) -> io::Result<()> {
+        if crash::is_due(Point::AggregatorTorn, None) {
+            self.file.write_all(&self.pending[..self.pending.len() / 2])?;
+            crash::now(Point::AggregatorTorn);
+        }
+        self.file.write_all(&self.pending)?;
+        crash::point(Point::AggregatorAppended);
+        Ok(())
     }
 
     /// Makes the file empty, and forgets what was pushed.

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use futures_util::future::try_join_all;
 use shelfmill_pipeline::{
     broker::Delivery,
+    crash::{self, Point},
     identity::IdHash,
     ledger::{JournalMark, Ledger, State},
     message::{Line, Outcome, Rejects},
@@ -106,6 +107,7 @@ impl Writer {
             })
         })?;
 
+        crash::point(Point::AggregatorSynced);
         if !fresh.is_empty() {
             let done: Vec<_> = fresh.iter().map(|line| done(line)).collect();
             let mark = mark_of(&self.folder, self.journal.size_bytes(), self.failures.size_bytes());
@@ -116,8 +118,10 @@ impl Writer {
                 self.remind(ledger).await?;
             }
         }
+        crash::point(Point::AggregatorRecorded);
         // All at once, so that they leave in few packets.
         try_join_all(batch.into_iter().map(Delivery::ack)).await?;
+        crash::point(Point::AggregatorAcked);
         Ok(written)
     }
 

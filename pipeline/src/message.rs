@@ -220,6 +220,23 @@ pub struct Rejects {
 }
 
 impl Outcome {
+    /// The same, with a line that tells of more calls that were made again.
+    pub fn with_more_repeated_calls(self, calls: u32) -> Result<Self, serde_json::Error> {
+        Ok(match self {
+            Self::Completed(line) => {
+                let mut line: ResultLine = serde_json::from_str(line.json())?;
+                line.meta.repeated_calls += calls;
+                Self::Completed(Line::of_result(&line))
+            }
+            Self::Failed(line) => {
+                let mut line: FailureLine = serde_json::from_str(line.json())?;
+                line.meta.repeated_calls += calls;
+                Self::Failed(Line::of_failure(&line))
+            }
+            Self::Rejected(rejects) => Self::Rejected(rejects),
+        })
+    }
+
     /// As it travels.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

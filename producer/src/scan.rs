@@ -20,6 +20,7 @@ use anyhow::Context as _;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError},
+    crash::{self, Point},
     identity::IdHash,
     ledger::{Admission, Ledger},
     message::{Outcome, Rejects, Task},
@@ -265,7 +266,9 @@ impl Scanner<'_> {
         while !self.in_flight.is_empty() {
             self.confirm_one().await?;
         }
+        crash::point(Point::ProducerSealing);
         self.ledger.seal(self.scan, self.report.rejected).await?;
+        crash::point(Point::ProducerSealed);
         self.report.sealed = true;
         Ok(())
     }
@@ -282,7 +285,9 @@ impl Scanner<'_> {
             Vec::new()
         } else {
             self.batch += 1;
-            self.ledger.admit(self.scan, self.batch, &hashes).await?
+            let admissions = self.ledger.admit(self.scan, self.batch, &hashes).await?;
+            crash::point(Point::ProducerAdmitted);
+            admissions
         };
         let mut admissions = admissions.into_iter();
         for entry in batch {
@@ -339,6 +344,7 @@ impl Scanner<'_> {
         if let Some((size_bytes, result)) = self.in_flight.next().await {
             self.in_flight_bytes -= size_bytes;
             result.context("publishing a task")?;
+            crash::point(Point::ProducerPublished);
         }
         Ok(())
     }

@@ -6,7 +6,8 @@ use shelfmill_pipeline::{
     identity::IdHash,
     job::{Job, Limits},
     ledger::{
-        Admission, Begun, Claim, Done, EmbeddedLedger, JournalMark, Ledger, RedisConfig, RedisLedger, State,
+        Admission, Begun, Claim, Done, EmbeddedLedger, JournalMark, Kept, Ledger, Losses, RedisConfig,
+        RedisLedger, State, Turn,
     },
     message::{Outcome, Rejects},
     shutdown::Stopper,
@@ -52,6 +53,7 @@ over_both_ledgers!(
     a_result_follows_a_failure_and_nothing_follows_a_result,
     products_that_were_never_admitted_can_be_recorded,
     pace_and_pause_hold_for_all,
+    nobody_calls_without_a_claim,
     a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line,
 );
 
@@ -117,13 +119,13 @@ async fn one_of_many_gets_a_product_and_asking_again_changes_nothing(ledger: &dy
     let product = hash("a");
     for _ in 0..2 {
         let claim = ledger.claim(product, "one", LEASE).await.unwrap();
-        assert!(matches!(claim, Claim::Granted { repeated: false }), "{claim:?}");
+        assert!(matches!(claim, Claim::Granted(Losses { claims: 0, calls: 0 })), "{claim:?}");
         let claim = ledger.claim(product, "two", LEASE).await.unwrap();
         assert!(matches!(claim, Claim::Busy), "{claim:?}");
     }
     ledger.renew(&[(product, "one".to_owned()), (hash("never"), "one".to_owned())], LEASE).await.unwrap();
     let claim = ledger.claim(hash("never"), "two", LEASE).await.unwrap();
-    assert!(matches!(claim, Claim::Granted { .. }), "renewing makes no claim: {claim:?}");
+    assert!(matches!(claim, Claim::Granted(_)), "renewing makes no claim: {claim:?}");
 }
 
 async fn a_released_product_is_free_again(ledger: &dyn Ledger) {
@@ -134,18 +136,18 @@ async fn a_released_product_is_free_again(ledger: &dyn Ledger) {
     ledger.release(product, "one").await.unwrap();
     ledger.release(product, "one").await.unwrap();
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
-    assert!(matches!(claim, Claim::Granted { repeated: false }), "{claim:?}");
+    assert!(matches!(claim, Claim::Granted(Losses { claims: 0, calls: 0 })), "{claim:?}");
 }
 
 async fn an_answer_is_handed_out_instead_of_a_claim(ledger: &dyn Ledger) {
     let product = hash("a");
     ledger.claim(product, "one", LEASE).await.unwrap();
-    ledger.put_answer(product, "one", &outcome(1)).await.unwrap();
-    ledger.put_answer(product, "late", &outcome(2)).await.unwrap();
+    ledger.put_answer(product, "one", &outcome(1), false).await.unwrap();
+    ledger.put_answer(product, "late", &outcome(2), false).await.unwrap();
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
     record(ledger, &[Done::Completed(product)], &mark(1)).await;
-    ledger.put_answer(product, "later still", &outcome(3)).await.unwrap();
+    ledger.put_answer(product, "later still", &outcome(3), false).await.unwrap();
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Done));
 }
 
@@ -193,13 +195,33 @@ async fn products_that_were_never_admitted_can_be_recorded(ledger: &dyn Ledger) 
 
 async fn pace_and_pause_hold_for_all(ledger: &dyn Ledger) {
     let limits = Limits { delay_ms: 10_000, ..Limits::default() };
-    assert_eq!(ledger.reserve_call(&limits, 1).await.unwrap(), Duration::ZERO);
-    let second = ledger.reserve_call(&limits, 1).await.unwrap();
+    let claim = (hash("a"), "one");
+    ledger.claim(claim.0, claim.1, LEASE).await.unwrap();
+    let wait = async |limits: &Limits| match ledger.reserve_call(claim, 1, limits, 1).await.unwrap() {
+        Turn::Now => Duration::ZERO,
+        Turn::After(wait) => wait,
+        Turn::Lost => panic!("nobody else asked"),
+    };
+    assert_eq!(wait(&limits).await, Duration::ZERO);
+    let second = wait(&limits).await;
     assert!(second > Duration::from_secs(8) && second <= Duration::from_secs(10), "{second:?}");
+    assert_eq!(ledger.begin_call(claim, 1).await.unwrap(), Turn::Now, "its place is taken");
     ledger.pause(Duration::from_secs(60)).await.unwrap();
     ledger.pause(Duration::from_secs(1)).await.unwrap();
-    let paused = ledger.reserve_call(&Limits::default(), 1).await.unwrap();
+    let paused = wait(&Limits::default()).await;
     assert!(paused > Duration::from_secs(58) && paused <= Duration::from_secs(60), "{paused:?}");
+    let paused = ledger.begin_call(claim, 1).await.unwrap();
+    assert!(matches!(paused, Turn::After(wait) if wait > Duration::from_secs(58)), "{paused:?}");
+}
+
+async fn nobody_calls_without_a_claim(ledger: &dyn Ledger) {
+    let reserve =
+        async |token| ledger.reserve_call((hash("a"), token), 1, &Limits::default(), 1).await.unwrap();
+    assert_eq!(reserve("one").await, Turn::Lost);
+    ledger.claim(hash("a"), "one", LEASE).await.unwrap();
+    assert_eq!(reserve("two").await, Turn::Lost);
+    assert_eq!(reserve("one").await, Turn::Now);
+    assert_eq!(reserve("one").await, Turn::Now, "the same call again");
 }
 
 async fn a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line(ledger: &dyn Ledger) {
@@ -230,21 +252,69 @@ async fn a_record_from_another_mark_is_refused(ledger: &dyn Ledger) {
 
 // What only a ledger between processes can promise.
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_claim_that_ran_out_is_granted_to_another_and_said_to_be_repeated() {
-    let ledger = in_redis(&fresh_run("lease"));
-    let product = hash("a");
-    ledger.claim(product, "one", Duration::from_millis(1)).await.unwrap();
+/// Claims with a lease that is over at once, and waits until the next claimant gets the product.
+async fn take_over(ledger: &RedisLedger, product: IdHash, from: &str, by: &str) -> Losses {
+    ledger.renew(&[(product, from.to_owned())], Duration::from_millis(1)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), async {
-        while matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Busy) {}
+        loop {
+            match ledger.claim(product, by, LEASE).await.unwrap() {
+                Claim::Granted(losses) => return losses,
+                Claim::Busy => {}
+                other => panic!("{other:?}"),
+            }
+        }
     })
     .await
-    .expect("the lease runs out");
+    .expect("the lease runs out")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_ran_out_is_granted_to_another_who_is_told_of_its_calls() {
+    let ledger = in_redis(&fresh_run("lease"));
+    let product = hash("a");
+    let call = async |token, number| {
+        ledger.reserve_call((product, token), number, &Limits::default(), 1).await.unwrap()
+    };
+    ledger.claim(product, "one", LEASE).await.unwrap();
+    assert_eq!(
+        take_over(&ledger, product, "one", "two").await,
+        Losses { claims: 1, calls: 0 },
+        "no call yet"
+    );
     let again = ledger.claim(product, "two", LEASE).await.unwrap();
-    assert!(matches!(again, Claim::Granted { repeated: true }), "the same reply again: {again:?}");
+    assert!(
+        matches!(again, Claim::Granted(Losses { claims: 1, calls: 0 })),
+        "the same reply again: {again:?}"
+    );
+    assert_eq!(
+        (call("two", 1).await, call("two", 1).await, call("two", 2).await),
+        (Turn::Now, Turn::Now, Turn::Now)
+    );
+    assert_eq!(call("one", 1).await, Turn::Lost);
+    assert_eq!(take_over(&ledger, product, "two", "three").await, Losses { claims: 2, calls: 2 });
+
     ledger.renew(&[(product, "one".to_owned())], LEASE).await.unwrap();
     ledger.release(product, "one").await.unwrap();
-    assert!(matches!(ledger.claim(product, "three", LEASE).await.unwrap(), Claim::Busy));
+    assert!(matches!(ledger.claim(product, "four", LEASE).await.unwrap(), Claim::Busy), "still three's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_late_is_told_of_the_calls_of_others() {
+    let ledger = in_redis(&fresh_run("late"));
+    let product = hash("a");
+    let call = async |token| ledger.reserve_call((product, token), 1, &Limits::default(), 1).await.unwrap();
+    ledger.claim(product, "one", LEASE).await.unwrap();
+    call("one").await;
+    take_over(&ledger, product, "one", "two").await;
+    call("two").await;
+    let put =
+        async |token, number, late| ledger.put_answer(product, token, &outcome(number), late).await.unwrap();
+    assert_eq!(put("one", 1, false).await, Kept::Late { calls: 2 });
+    assert!(matches!(ledger.claim(product, "three", LEASE).await.unwrap(), Claim::Busy), "nothing was kept");
+    assert_eq!(put("one", 1, true).await, Kept::Yes);
+    assert_eq!(put("two", 2, false).await, Kept::Yes);
+    let claim = ledger.claim(product, "three", LEASE).await.unwrap();
+    assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,7 +372,7 @@ async fn failed_products_can_be_put_back() {
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 0);
     assert!(matches!(
         ledger.claim(task.hash(), "one", LEASE).await.unwrap(),
-        Claim::Granted { repeated: false }
+        Claim::Granted(Losses { claims: 0, calls: 0 })
     ));
     let progress = ledger.progress().await.unwrap();
     assert_eq!((progress.failed, progress.scan.unwrap().failed, progress.failures), (0, 0, vec![]));

@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use super::{
     catalog::Catalog,
+    checker::{Evidence, Repeats, examine, keys_of, queues_of},
     process::{Finished, Program, Running, shelfmill},
     rabbitmq::{self, RabbitMq},
     redis::{self, Redis},
     results::{Results, journal_lines},
     simulator::Simulator,
-    wait::eventually,
+    wait::{eventually, within},
 };
 
 /// Generous: only a test that fails uses it up.
@@ -79,22 +80,38 @@ impl Fleet {
         });
     }
 
-    /// Every product once; nothing left in claims, answers and dead letters; tasks drain while workers live.
+    /// The promises hold, and nothing was paid twice.
+    #[track_caller]
     pub(crate) fn assert_done(&self, rabbitmq: &RabbitMq, redis: &Redis) -> Results {
+        self.assert_done_with(rabbitmq, redis, Repeats::None)
+    }
+
+    /// The promises hold, where so much may have been paid twice; tasks drain while workers live.
+    #[track_caller]
+    pub(crate) fn assert_done_with(&self, rabbitmq: &RabbitMq, redis: &Redis, repeats: Repeats) -> Results {
         let results = Results::read(&self.catalog.out());
-        results.assert_every_product_once(&self.catalog);
-        eventually(DEADLINE, "the queues to be empty", || {
-            let queues = rabbitmq.queues();
-            let mine =
-                queues.iter().filter(|(name, _)| name.starts_with(&format!("shelfmill.{}.", self.run)));
-            let left: Vec<_> = mine.filter(|(_, queue)| queue.ready + queue.unacked > 0).collect();
-            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        let queues = within(DEADLINE, || {
+            let queues = queues_of(&self.run, rabbitmq);
+            if queues.values().all(|queue| queue.ready + queue.unacked == 0) {
+                Ok(queues)
+            } else {
+                Err(String::new())
+            }
         });
-        for what in ["claims", "answers"] {
-            let left = redis.cli(&["HLEN", &format!("shelfmill:{{{}}}:{what}", self.run)]);
-            assert_eq!(left.trim(), "0", "{what} left behind");
-        }
+        let evidence = Evidence {
+            catalog: &self.catalog,
+            results: &results,
+            model: Some(&self.simulator),
+            queues: queues.unwrap_or_else(|_| queues_of(&self.run, rabbitmq)),
+            keys: keys_of(&self.run, redis),
+        };
+        examine(&evidence).assert_promises_hold(repeats);
         results
+    }
+
+    /// What so many kills of processes with this concurrency may have paid twice.
+    pub(crate) fn kills(&self, kills: u64) -> Repeats {
+        Repeats::AtMost(kills * self.concurrency)
     }
 }
 

@@ -163,7 +163,7 @@ impl Running {
         line.trim().trim_end_matches("kB").trim_end().parse().ok()
     }
 
-    fn finish(self, status: std::process::ExitStatus) -> Finished {
+    fn finish(mut self, status: std::process::ExitStatus) -> Finished {
         Finished {
             code: status.code(),
             signal: status.signal(),
@@ -171,7 +171,19 @@ impl Running {
             stderr: self.stderr(),
             peak_rss_kb: self.peak_rss_kb,
             elapsed: self.started.elapsed(),
-            command: self.command,
+            command: std::mem::take(&mut self.command),
+        }
+    }
+}
+
+/// A test that fails shows what its processes had to say.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.command.is_empty() {
+            let stderr = self.stderr();
+            let lines: Vec<&str> = stderr.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+            eprintln!("--- stderr of {} ({}) ---\n{}", self.command, self.pid(), shown.join("\n"));
         }
     }
 }

@@ -10,9 +10,10 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shelfmill_pipeline::{
+    crash::{self, Point},
     failure::FailureClass,
     job::{AnswerSchema, Job, JobFingerprint, Prompt},
-    ledger::Ledger,
+    ledger::{ClaimToken, Ledger, Turn},
     message::{Line, Outcome, Task},
     record::{Failure, FailureLine, Meta, ResultLine},
     shutdown::Stopper,
@@ -41,6 +42,8 @@ pub(crate) enum Verdict {
     Outcome(Outcome),
     /// The task, with what it has learned, is to come again.
     Later(Duration),
+    /// The claim ran out before a call was made: the product may be somebody else's now.
+    Lost,
 }
 
 /// A job, ready to be done.
@@ -84,6 +87,7 @@ impl Analyst {
     pub(crate) async fn analyse(
         &self,
         task: &mut Task,
+        token: &ClaimToken,
         model: &ModelClient,
         ledger: &dyn Ledger,
         stopper: &Stopper,
@@ -97,15 +101,26 @@ impl Analyst {
         };
         let request = self.endpoint.request(&messages)?;
         let tokens = estimate_tokens(&messages) + u64::from(self.job.llm.max_output_tokens);
+        let claim = (task.hash(), token);
+        let mut number = 0;
         loop {
-            let wait = ledger.reserve_call(&self.job.limits, tokens).await?;
-            if !waited(wait, stopper).await {
-                return Ok(Verdict::Later(Duration::ZERO));
+            number += 1;
+            let mut turn = ledger.reserve_call(claim, number, &self.job.limits, tokens).await?;
+            while let Turn::After(wait) = turn {
+                if !waited(wait, stopper).await {
+                    return Ok(Verdict::Later(Duration::ZERO));
+                }
+                turn = ledger.begin_call(claim, number).await?;
             }
+            if turn == Turn::Lost {
+                return Ok(Verdict::Lost);
+            }
+            crash::point_of(Point::WorkerCalled, &task.id);
             task.spent.calls += 1;
             let started = tokio::time::Instant::now();
             let call = model.call(&self.endpoint, &request, &task.id, task.spent.calls, self.job.timeout());
             let answer = call.await.and_then(|reply| self.check(task, &reply));
+            crash::point_of(Point::WorkerAnswered, &task.id);
             let latency = started.elapsed();
             let failure = match answer {
                 Ok((analysis, model)) => {
@@ -135,6 +150,16 @@ impl Analyst {
                 return Ok(Verdict::Later(Duration::ZERO));
             }
         }
+    }
+
+    /// The outcome of a product whose workers do not survive it.
+    pub(crate) fn poisoned(&self, task: &Task, deaths: u32) -> Outcome {
+        tracing::error!(id = ?task.id, deaths, "given up: each worker that took this product ended without an answer");
+        let message = format!(
+            "{deaths} workers, one after the other, ended without an answer while they had this product; their own logs \
+             and the system's (out of memory?) may tell why"
+        );
+        self.failed(task, CallFailure::new(FailureClass::Poisoned, message), Duration::ZERO)
     }
 
     /// The analysis and the model's name, if the answer is one.

@@ -1,13 +1,16 @@
 //! One product, from its task to its outcome. The order of the steps is the protocol:
 //!
 //! 1. Claim the product. Done → acknowledge. Answered → 4. Busy → come again later.
-//! 2. Ask the model ([`analysis`]), while the lease is renewed.
+//! 2. Ask the model ([`analysis`]), while the lease is renewed; each call is noted in the claim before it is made.
 //! 3. Put the outcome in the ledger: from here on it is never asked for again.
 //! 4. Publish the outcome, confirmed.
 //! 5. Acknowledge the task.
 //!
 //! Cut off before 3, the call under way is lost and made again; cut off after it, the task comes again and goes
 //! on from 4. An outcome published twice is written once, which is the aggregator's part.
+//!
+//! A product whose claims keep running out may be what ends its workers. From the second on it is worked on alone, so
+//! that it takes nothing with it and nothing is blamed for it; after the fourth it has failed, as poisoned.
 //!
 //! [`analysis`]: crate::analysis
 
@@ -21,11 +24,14 @@ use std::{
 
 use shelfmill_pipeline::{
     broker::{Broker, Delivery},
+    crash::{self, Point},
+    identity::IdHash,
     job::Job,
-    ledger::{Claim, Ledger},
-    message::Task,
+    ledger::{Claim, Kept, Ledger, Losses},
+    message::{Outcome, Task},
     shutdown::Stopper,
 };
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 
 use crate::{
     WorkerConfig,
@@ -36,6 +42,10 @@ use crate::{
 
 /// When to look again at a product that somebody else is at.
 const BUSY_DELAY: Duration = Duration::from_secs(5);
+/// Claims that ran out before a product is worked on alone. (One is what any kill costs all that was in flight.)
+const ALONE_AFTER: u32 = 2;
+/// Claims that ran out before a product is given up.
+const POISONED_AFTER: u32 = 4;
 
 /// Everything the products of one worker share.
 pub(crate) struct Desk {
@@ -47,6 +57,13 @@ pub(crate) struct Desk {
     claims: AtomicU64,
     model: ModelClient,
     analyst: RwLock<Arc<Analyst>>,
+    company: Arc<tokio::sync::RwLock<()>>,
+}
+
+/// Who else may be worked on meanwhile.
+enum Company {
+    Others { _guard: OwnedRwLockReadGuard<()> },
+    Nobody { _guard: OwnedRwLockWriteGuard<()> },
 }
 
 impl Desk {
@@ -69,6 +86,7 @@ impl Desk {
             claims: AtomicU64::new(0),
             model,
             analyst: RwLock::new(Arc::new(analyst)),
+            company: Arc::default(),
         })
     }
 
@@ -125,35 +143,87 @@ impl Desk {
         let token = format!("{}#{}", self.config.name, self.claims.fetch_add(1, Ordering::Relaxed));
 
         // 1.
-        match self.ledger.claim(product, &token, LEASE).await? {
+        let losses = match self.ledger.claim(product, &token, LEASE).await? {
             Claim::Done => return Ok(delivery.ack().await?),
             Claim::Busy => return Ok(delivery.retry_later(BUSY_DELAY).await?),
-            Claim::Answered(outcome) => {
-                self.broker.publish_outcome(&outcome).await?;
-                return Ok(delivery.ack().await?);
-            }
-            Claim::Granted { repeated } => delivery.message.spent.repeated_calls += u32::from(repeated),
-        }
+            Claim::Answered(outcome) => return self.tell(delivery, &outcome).await,
+            Claim::Granted(losses) => losses,
+        };
+        crash::point_of(Point::WorkerClaimed, &delivery.message.id);
+        let held = self.leases.keep(product, token.clone());
+        delivery.message.spent.repeated_calls += losses.calls;
+        let calls_before = delivery.message.spent.calls;
 
         // 2.
-        let held = self.leases.keep(product, token.clone());
-        let analyst = self.analyst();
-        let verdict =
-            analyst.analyse(&mut delivery.message, &self.model, self.ledger.as_ref(), &self.stopper).await?;
+        let company = tokio::select! {
+            company = self.company(losses) => Some(company),
+            () = self.stopper.stopped() => None,
+        };
+        let verdict = if company.is_none() {
+            Verdict::Later(Duration::ZERO)
+        } else if losses.claims >= POISONED_AFTER {
+            Verdict::Outcome(self.analyst().poisoned(&delivery.message, losses.claims))
+        } else {
+            let (ledger, stopper) = (self.ledger.as_ref(), &self.stopper);
+            self.analyst().analyse(&mut delivery.message, &token, &self.model, ledger, stopper).await?
+        };
+        drop(company);
+        let calls = delivery.message.spent.calls - calls_before;
         match verdict {
             Verdict::Outcome(outcome) => {
-                // 3. to 5.
-                self.ledger.put_answer(product, &token, &outcome).await?;
+                // 3.
+                let outcome = self.keep(product, &token, outcome, calls).await?;
                 drop(held);
-                self.broker.publish_outcome(&outcome).await?;
-                delivery.ack().await?;
+                crash::point_of(Point::WorkerKept, &delivery.message.id);
+                // 4. and 5.
+                self.tell(delivery, &outcome).await
             }
-            Verdict::Later(delay) => {
+            Verdict::Later(delay) if calls == 0 => {
                 drop(held);
                 self.ledger.release(product, &token).await?;
+                Ok(delivery.retry_later(delay).await?)
+            }
+            Verdict::Later(delay) => {
+                // The claim knows of the calls until the task that counts them is with the broker.
                 delivery.retry_later(delay).await?;
+                drop(held);
+                Ok(self.ledger.release(product, &token).await?)
+            }
+            Verdict::Lost => Ok(delivery.retry_later(BUSY_DELAY).await?),
+        }
+    }
+
+    async fn company(&self, losses: Losses) -> Company {
+        let company = Arc::clone(&self.company);
+        if losses.claims >= ALONE_AFTER {
+            Company::Nobody { _guard: company.write_owned().await }
+        } else {
+            Company::Others { _guard: company.read_owned().await }
+        }
+    }
+
+    /// From here on the product is never asked for again. An answer that comes after its claim ran out tells of the
+    /// calls that others have begun since.
+    async fn keep(
+        &self,
+        product: IdHash,
+        token: &str,
+        outcome: Outcome,
+        calls: u32,
+    ) -> anyhow::Result<Outcome> {
+        match self.ledger.put_answer(product, token, &outcome, false).await? {
+            Kept::Yes => Ok(outcome),
+            Kept::Late { calls: begun } => {
+                let outcome = outcome.with_more_repeated_calls(begun.saturating_sub(calls))?;
+                self.ledger.put_answer(product, token, &outcome, true).await?;
+                Ok(outcome)
             }
         }
-        Ok(())
+    }
+
+    async fn tell(&self, delivery: Delivery<Task>, outcome: &Outcome) -> anyhow::Result<()> {
+        self.broker.publish_outcome(outcome).await?;
+        crash::point_of(Point::WorkerTold, &delivery.message.id);
+        Ok(delivery.ack().await?)
     }
 }

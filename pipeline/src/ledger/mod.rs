@@ -94,9 +94,38 @@ pub enum Claim {
     /// Somebody else is at it.
     Busy,
     /// Go on.
-    Granted {
-        /// Whether an earlier claim ran out, so that its call, if it was made, is made twice.
-        repeated: bool,
+    Granted(Losses),
+}
+
+/// What became of a product's earlier claims: they ran out, because whoever held them died or was not heard of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Claims that ran out.
+    pub claims: u32,
+    /// Calls that were begun under them: they are made again.
+    pub calls: u32,
+}
+
+/// When a call may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Now; the ledger has noted it.
+    Now,
+    /// Ask again then, with [`Ledger::begin_call`].
+    After(Duration),
+    /// Not at all: the claim ran out, and the product may be somebody else's.
+    Lost,
+}
+
+/// What became of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is kept, or an earlier one is.
+    Yes,
+    /// Not yet: the claim had run out, and somebody else has the product now. It is kept when it is put again as late.
+    Late {
+        /// Calls begun for the product by all whose claims ran out and by who has it now.
+        calls: u32,
     },
 }
 
@@ -281,15 +310,25 @@ pub trait Ledger: Send + Sync {
     async fn renew(&self, claims: &[(IdHash, String)], lease: Duration) -> Result<(), LedgerError>;
     /// Gives a claim up.
     async fn release(&self, product: IdHash, token: &ClaimToken) -> Result<(), LedgerError>;
-    /// Keeps an answer until it is on disk; the first one counts.
+    /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost to another is kept only
+    /// where it is said to be `late`, so that its line can tell of the other's calls.
     async fn put_answer(
         &self,
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
-    ) -> Result<(), LedgerError>;
-    /// Takes a place in the fleet's pace; the call may be made after the duration returned.
-    async fn reserve_call(&self, limits: &Limits, tokens: u64) -> Result<Duration, LedgerError>;
+        late: bool,
+    ) -> Result<Kept, LedgerError>;
+    /// Takes a place in the fleet's pace for a call under this claim, its `number`th from 1.
+    async fn reserve_call(
+        &self,
+        claim: (IdHash, &ClaimToken),
+        number: u32,
+        limits: &Limits,
+        tokens: u64,
+    ) -> Result<Turn, LedgerError>;
+    /// The same after the wait for a place that was taken.
+    async fn begin_call(&self, claim: (IdHash, &ClaimToken), number: u32) -> Result<Turn, LedgerError>;
     /// Nobody calls for so long: the provider said so.
     async fn pause(&self, duration: Duration) -> Result<(), LedgerError>;
 

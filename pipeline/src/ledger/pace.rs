@@ -13,6 +13,9 @@ pub(super) struct Charge {
     pub(super) burst_ms: f64,
 }
 
+/// Of a call whose place is taken already: it waits for the end of a pause, and for nothing else.
+pub(super) const FREE: [Charge; 3] = [Charge { cost_ms: 0.0, burst_ms: 0.0 }; 3];
+
 const MINUTE_MS: f64 = 60_000.0;
 /// Up to a second's worth may go out at once.
 const BURST_MS: f64 = 1_000.0;

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Consumer, Delivery, Receipt},
+    crash::{self, Point},
     message::{DecodeError, Outcome, Task},
 };
 
@@ -231,6 +232,7 @@ impl Receipt for RabbitReceipt {
 
     async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError> {
         self.shared.publish(self.shared.topology.queue_for(delay), &task.encode(), None).await?;
+        crash::point_of(Point::WorkerDelayed, &task.id);
         self.ack().await
     }
 }

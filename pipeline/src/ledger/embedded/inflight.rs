@@ -1,9 +1,10 @@
-//! Remembers across a `kill -9` which products had a call under way, so that the summary can say how many
-//! calls were made twice.
+//! Remembers across a `kill -9` which products were under way and how many calls were begun for them, so that the summary
+//! can say what was paid twice, and a product that ends each process is found out.
 //!
-//! A file of 12-byte slots: a claim writes the product's hash into a free one, the record of its line clears
-//! it. Nothing is fsynced (a killed process leaves its writes with the kernel; after a power cut the count may
-//! be short), and a torn or foreign file only makes the count wrong, never the results.
+//! A file of 16-byte slots: a claim writes the product's hash and what earlier processes lost into a free one, a call
+//! counts itself, the record of the product's line clears it. Nothing is fsynced (a killed process leaves its writes with
+//! the kernel; after a power cut the counts may be short), and a torn or foreign file only makes the counts wrong, never
+//! the results.
 
 use std::{
     collections::HashMap,
@@ -13,16 +14,25 @@ use std::{
     path::Path,
 };
 
-use crate::identity::IdHash;
+use crate::{identity::IdHash, ledger::Losses};
 
-const FREE: [u8; IdHash::LEN] = [0; IdHash::LEN];
+const SLOT_BYTES: usize = 16;
+const FREE: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
 
 #[derive(Debug)]
 pub(super) struct Inflight {
     file: File,
-    slots: HashMap<IdHash, u32>,
+    slots: HashMap<IdHash, Slot>,
     free: Vec<u32>,
     next: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    index: u32,
+    losses: Losses,
+    /// Calls begun under the claim that is held now.
+    begun: u32,
 }
 
 impl Inflight {
@@ -32,40 +42,66 @@ impl Inflight {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let mut inflight = Self { file, slots: HashMap::new(), free: Vec::new(), next: 0 };
-        for slot in bytes.as_chunks::<{ IdHash::LEN }>().0 {
-            if *slot == FREE {
-                inflight.free.push(inflight.next);
-            } else {
-                inflight.slots.insert(IdHash::from_bytes(*slot), inflight.next);
-            }
+        for slot in bytes.as_chunks::<SLOT_BYTES>().0 {
+            let index = inflight.next;
             inflight.next += 1;
+            if *slot == FREE {
+                inflight.free.push(index);
+                continue;
+            }
+            let mut hash = [0; IdHash::LEN];
+            hash.copy_from_slice(&slot[..IdHash::LEN]);
+            let [claims, calls, begun] = [0, 1, 2].map(|at| u32::from(slot[IdHash::LEN + at]));
+            let losses = Losses { claims: claims + 1, calls: calls + begun };
+            inflight.slots.insert(IdHash::from_bytes(hash), Slot { index, losses, begun: 0 });
         }
         Ok(inflight)
     }
 
-    /// Notes that a call is about to be made; whether one had been under way when an earlier process ended.
-    pub(super) fn enter(&mut self, product: IdHash) -> io::Result<bool> {
-        if self.slots.contains_key(&product) {
-            return Ok(true);
-        }
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.next += 1;
-            self.next - 1
-        });
-        self.slots.insert(product, slot);
-        self.write(slot, product.as_bytes())?;
-        Ok(false)
+    /// Notes that a product is under way; what earlier processes lost of it.
+    pub(super) fn claim(&mut self, product: IdHash) -> io::Result<Losses> {
+        let slot = match self.slots.get(&product) {
+            Some(slot) => *slot,
+            None => {
+                let index = self.free.pop().unwrap_or_else(|| {
+                    self.next += 1;
+                    self.next - 1
+                });
+                Slot { index, losses: Losses::default(), begun: 0 }
+            }
+        };
+        self.keep(product, slot)?;
+        Ok(slot.losses)
     }
 
-    /// The product's line is on disk, or its call has ended without one.
+    /// Notes that the claim's so manieth call is about to be made.
+    pub(super) fn call(&mut self, product: &IdHash, number: u32) -> io::Result<()> {
+        let Some(slot) = self.slots.get(product) else { return Ok(()) };
+        self.keep(*product, Slot { begun: slot.begun.max(number), ..*slot })
+    }
+
+    /// The product's line is on disk, or it was given back.
     pub(super) fn leave(&mut self, product: &IdHash) -> io::Result<()> {
         let Some(slot) = self.slots.remove(product) else { return Ok(()) };
-        self.free.push(slot);
-        self.write(slot, &FREE)
+        self.free.push(slot.index);
+        self.write(slot.index, &FREE)
     }
 
-    fn write(&self, slot: u32, bytes: &[u8; IdHash::LEN]) -> io::Result<()> {
-        self.file.write_all_at(bytes, u64::from(slot) * IdHash::LEN as u64)
+    fn keep(&mut self, product: IdHash, slot: Slot) -> io::Result<()> {
+        let byte = |count: u32| u8::try_from(count).unwrap_or(u8::MAX);
+        let mut bytes = FREE;
+        bytes[..IdHash::LEN].copy_from_slice(product.as_bytes());
+        bytes[IdHash::LEN..IdHash::LEN + 3].copy_from_slice(&[
+            byte(slot.losses.claims),
+            byte(slot.losses.calls),
+            byte(slot.begun),
+        ]);
+        self.slots.insert(product, slot);
+        self.write(slot.index, &bytes)
+    }
+
+    fn write(&self, index: u32, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
+        self.file.write_all_at(bytes, u64::from(index) * SLOT_BYTES as u64)
     }
 }
 
@@ -74,19 +110,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_entered_and_not_left_is_known_to_the_next_process() {
+    fn what_was_claimed_and_not_left_is_known_to_the_next_process() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("inflight");
         let [a, b, c] = ["a", "b", "c"].map(IdHash::of);
+        let none = Losses::default();
         let mut first = Inflight::open(&path).unwrap();
-        assert!(!first.enter(a).unwrap());
-        assert!(!first.enter(b).unwrap());
+        assert_eq!(first.claim(a).unwrap(), none);
+        assert_eq!(first.claim(b).unwrap(), none);
+        first.call(&b, 1).unwrap();
         first.leave(&a).unwrap();
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
-        assert!(second.enter(b).unwrap());
-        assert!(!second.enter(a).unwrap());
-        assert!(!second.enter(c).unwrap());
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 3 * 12);
+        assert_eq!(second.claim(b).unwrap(), Losses { claims: 1, calls: 1 });
+        assert_eq!(second.claim(a).unwrap(), none);
+        assert_eq!(second.claim(c).unwrap(), none);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 3 * 16, "free slots are used again");
+        second.call(&b, 1).unwrap();
+        second.call(&b, 2).unwrap();
+        second.leave(&a).unwrap();
+        second.leave(&c).unwrap();
+        drop(second);
+        let mut third = Inflight::open(&path).unwrap();
+        assert_eq!(third.claim(b).unwrap(), Losses { claims: 2, calls: 3 });
+        third.leave(&b).unwrap();
+        drop(third);
+        assert!(Inflight::open(&path).unwrap().slots.is_empty());
     }
 }

@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Ledger, LedgerError, Progress, ScanCounts, State,
-    Vitals,
-    pace::{Pace, charges},
+    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Kept, Ledger, LedgerError, Losses, Progress,
+    ScanCounts, State, Turn, Vitals,
+    pace::{Charge, FREE, Pace, charges},
 };
 use crate::{
     failure::FailureClass,
@@ -92,15 +92,39 @@ impl EmbeddedLedger {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn turn(
+        &self,
+        (product, token): (IdHash, &ClaimToken),
+        number: u32,
+        charges: [Charge; 3],
+    ) -> Result<Turn, LedgerError> {
+        let now_ms = self.now_ms();
+        let mut inner = self.lock();
+        if inner.claims.get(&product).is_none_or(|holder| holder != token) {
+            return Ok(Turn::Lost);
+        }
+        let wait = inner.pace.reserve(now_ms, charges);
+        if !wait.is_zero() {
+            return Ok(Turn::After(wait));
+        }
+        inner.note_call(&product, number)?;
+        Ok(Turn::Now)
+    }
+
     fn now_ms(&self) -> f64 {
         self.started.elapsed().as_secs_f64() * 1_000.0
     }
 }
 
 impl Inner {
-    fn note_entry(&mut self, product: IdHash) -> Result<bool, LedgerError> {
-        let Some((inflight, file)) = &mut self.inflight else { return Ok(false) };
-        inflight.enter(product).map_err(|source| LedgerError::File { file: file.clone(), source })
+    fn note_claim(&mut self, product: IdHash) -> Result<Losses, LedgerError> {
+        let Some((inflight, file)) = &mut self.inflight else { return Ok(Losses::default()) };
+        inflight.claim(product).map_err(|source| LedgerError::File { file: file.clone(), source })
+    }
+
+    fn note_call(&mut self, product: &IdHash, number: u32) -> Result<(), LedgerError> {
+        let Some((inflight, file)) = &mut self.inflight else { return Ok(()) };
+        inflight.call(product, number).map_err(|source| LedgerError::File { file: file.clone(), source })
     }
 
     fn note_leave(&mut self, product: &IdHash) -> Result<(), LedgerError> {
@@ -250,7 +274,7 @@ impl Ledger for EmbeddedLedger {
             Some(holder) if holder != token => Ok(Claim::Busy),
             _ => {
                 inner.claims.insert(product, token.to_owned());
-                Ok(Claim::Granted { repeated: inner.note_entry(product)? })
+                inner.note_claim(product).map(Claim::Granted)
             }
         }
     }
@@ -273,7 +297,8 @@ impl Ledger for EmbeddedLedger {
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
-    ) -> Result<(), LedgerError> {
+        _late: bool,
+    ) -> Result<Kept, LedgerError> {
         let mut inner = self.lock();
         if inner.claims.get(&product).is_some_and(|holder| holder == token) {
             inner.claims.remove(&product);
@@ -281,12 +306,21 @@ impl Ledger for EmbeddedLedger {
         if inner.state(&product) == State::Open {
             inner.answers.entry(product).or_insert_with(|| outcome.clone());
         }
-        Ok(())
+        Ok(Kept::Yes)
     }
 
-    async fn reserve_call(&self, limits: &Limits, tokens: u64) -> Result<Duration, LedgerError> {
-        let now_ms = self.now_ms();
-        Ok(self.lock().pace.reserve(now_ms, charges(limits, tokens)))
+    async fn reserve_call(
+        &self,
+        claim: (IdHash, &ClaimToken),
+        number: u32,
+        limits: &Limits,
+        tokens: u64,
+    ) -> Result<Turn, LedgerError> {
+        self.turn(claim, number, charges(limits, tokens))
+    }
+
+    async fn begin_call(&self, claim: (IdHash, &ClaimToken), number: u32) -> Result<Turn, LedgerError> {
+        self.turn(claim, number, FREE)
     }
 
     async fn pause(&self, duration: Duration) -> Result<(), LedgerError> {

@@ -1,6 +1,7 @@
 -- Asks for a product. KEYS: bucket, claims, answers. ARGV: product, token, lease in ms.
--- Returns {'done'}, {'answered', outcome}, {'busy'}, {'granted'} or {'repeated'} (an earlier claim ran out).
--- A claim is stored as "<until ms> <granted|repeated> <token>", so that asking twice gives the same reply.
+-- Returns {'done'}, {'answered', outcome}, {'busy'}, or {'granted', claims that ran out, calls begun under them}.
+-- A claim is stored as "<until ms> <claims lost> <calls lost> <calls begun> <token>", so that asking twice gives the
+-- same reply.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
 if known and known:sub(1, 1) ~= 'o' then return {'done'} end
 local answer = redis.call('HGET', KEYS[3], ARGV[1])
@@ -8,16 +9,15 @@ if answer then return {'answered', answer} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('HGET', KEYS[2], ARGV[1])
-local grant = 'granted'
+local lost_claims, lost_calls, begun = 0, 0, 0
 if held then
-    local until_ms, how, token = held:match('^(%d+) (%a+) (.*)$')
-    if token == ARGV[2] then
-        grant = how
-    elseif tonumber(until_ms) > now then
-        return {'busy'}
-    else
-        grant = 'repeated'
+    local until_ms, claims, calls, of_this, token = held:match('^(%d+) (%d+) (%d+) (%d+) (.*)$')
+    lost_claims, lost_calls, begun = tonumber(claims), tonumber(calls), tonumber(of_this)
+    if token ~= ARGV[2] then
+        if tonumber(until_ms) > now then return {'busy'} end
+        lost_claims, lost_calls, begun = lost_claims + 1, lost_calls + begun, 0
     end
 end
-redis.call('HSET', KEYS[2], ARGV[1], string.format('%d %s %s', now + ARGV[3], grant, ARGV[2]))
-return {grant}
+local claim = string.format('%d %d %d %d %s', now + ARGV[3], lost_claims, lost_calls, begun, ARGV[2])
+redis.call('HSET', KEYS[2], ARGV[1], claim)
+return {'granted', tostring(lost_claims), tostring(lost_calls)}

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use redis::{AsyncCommands, Script, ScriptInvocation};
 
 use super::{
-    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Ledger, LedgerError, Progress, ScanCounts, State,
-    Vitals, pace::charges,
+    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Kept, Ledger, LedgerError, Losses, Progress,
+    ScanCounts, State, Turn, Vitals,
+    pace::{Charge, charges},
 };
 use crate::{
     failure::FailureClass,
@@ -107,6 +108,23 @@ impl RedisLedger {
         self.connection.run(|mut manager| async move { manager.hget(key, name).await }).await
     }
 
+    async fn turn(
+        &self,
+        (product, token): (IdHash, &ClaimToken),
+        number: u32,
+        charges: &[Charge],
+    ) -> Result<Turn, LedgerError> {
+        let mut call = self.scripts.reserve.prepare_invoke();
+        call.key(&self.keys.pace).key(&self.keys.claims).arg(product.as_bytes()).arg(token).arg(number);
+        for charge in charges {
+            call.arg(charge.cost_ms).arg(charge.burst_ms);
+        }
+        Ok(match self.invoke::<i64>(&call).await? {
+            0 => Turn::Now,
+            wait_ms => u64::try_from(wait_ms).map_or(Turn::Lost, |ms| Turn::After(Duration::from_millis(ms))),
+        })
+    }
+
     async fn set_fact(&self, name: &str, value: &str) -> Result<(), LedgerError> {
         let key = &self.keys.run;
         self.connection.run(|mut manager| async move { manager.hset(key, name, value).await }).await
@@ -119,6 +137,12 @@ fn ms(duration: Duration) -> u64 {
 
 fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("ledger values have string keys and finite numbers")
+}
+
+/// A count in a script's reply.
+fn count(digits: &[u8]) -> Result<u32, LedgerError> {
+    let digits = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    digits.ok_or(LedgerError::Unreadable { what: "claim" })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, LedgerError> {
@@ -216,8 +240,9 @@ impl Ledger for RedisLedger {
         match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
             [b"done"] => Ok(Claim::Done),
             [b"busy"] => Ok(Claim::Busy),
-            [b"granted"] => Ok(Claim::Granted { repeated: false }),
-            [b"repeated"] => Ok(Claim::Granted { repeated: true }),
+            [b"granted", claims, calls] => {
+                Ok(Claim::Granted(Losses { claims: count(claims)?, calls: count(calls)? }))
+            }
             [b"answered", outcome] => Outcome::decode(outcome)
                 .map(Claim::Answered)
                 .map_err(|_| LedgerError::Unreadable { what: "answer" }),
@@ -243,27 +268,36 @@ impl Ledger for RedisLedger {
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
-    ) -> Result<(), LedgerError> {
-        self.invoke(
-            self.scripts
-                .put_answer
-                .key(self.keys.bucket(&product))
-                .key(&self.keys.claims)
-                .key(&self.keys.answers)
-                .arg(product.as_bytes())
-                .arg(token)
-                .arg(outcome.encode()),
-        )
-        .await
+        late: bool,
+    ) -> Result<Kept, LedgerError> {
+        let calls: i64 = self
+            .invoke(
+                self.scripts
+                    .put_answer
+                    .key(self.keys.bucket(&product))
+                    .key(&self.keys.claims)
+                    .key(&self.keys.answers)
+                    .arg(product.as_bytes())
+                    .arg(token)
+                    .arg(outcome.encode())
+                    .arg(if late { "1" } else { "" }),
+            )
+            .await?;
+        Ok(u32::try_from(calls).map_or(Kept::Yes, |calls| Kept::Late { calls }))
     }
 
-    async fn reserve_call(&self, limits: &Limits, tokens: u64) -> Result<Duration, LedgerError> {
-        let mut call = self.scripts.reserve.prepare_invoke();
-        call.key(&self.keys.pace);
-        for charge in charges(limits, tokens) {
-            call.arg(charge.cost_ms).arg(charge.burst_ms);
-        }
-        Ok(Duration::from_millis(self.invoke(&call).await?))
+    async fn reserve_call(
+        &self,
+        claim: (IdHash, &ClaimToken),
+        number: u32,
+        limits: &Limits,
+        tokens: u64,
+    ) -> Result<Turn, LedgerError> {
+        self.turn(claim, number, &charges(limits, tokens)).await
+    }
+
+    async fn begin_call(&self, claim: (IdHash, &ClaimToken), number: u32) -> Result<Turn, LedgerError> {
+        self.turn(claim, number, &[]).await
     }
 
     async fn pause(&self, duration: Duration) -> Result<(), LedgerError> {

@@ -1,10 +1,14 @@
--- Keeps the first answer to a product. KEYS: bucket, claims, answers. ARGV: product, token, outcome.
+-- Keeps the first answer to a product. KEYS: bucket, claims, answers. ARGV: product, token, outcome, late ('1' or '').
+-- Returns -1, or, where another has claimed the product and `late` is not said, the calls begun by those whose claims
+-- ran out and by the other (and keeps nothing).
 local known = redis.call('HGET', KEYS[1], ARGV[1])
-if not known or known:sub(1, 1) == 'o' then
-    redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[3])
-end
+local is_open = not known or known:sub(1, 1) == 'o'
 local held = redis.call('HGET', KEYS[2], ARGV[1])
-if held and held:match('^%d+ %a+ (.*)$') == ARGV[2] then
-    redis.call('HDEL', KEYS[2], ARGV[1])
+local calls, begun, token
+if held then calls, begun, token = held:match('^%d+ %d+ (%d+) (%d+) (.*)$') end
+if is_open and token and token ~= ARGV[2] and ARGV[4] == '' and redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then
+    return calls + begun
 end
-return 1
+if is_open then redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[3]) end
+if token == ARGV[2] then redis.call('HDEL', KEYS[2], ARGV[1]) end
+return -1
