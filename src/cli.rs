@@ -161,6 +161,9 @@ pub(crate) struct RequeueArgs {
     /// Only this product; may be given several times.
     #[arg(long, value_name = "ID", env = "SHELFMILL_ID")]
     pub(crate) id: Vec<String>,
+    /// Fleet: instead of failed products, the messages that no role could read, back to where they came from.
+    #[arg(long, env = "SHELFMILL_DEAD", requires = "run", conflicts_with_all = ["class", "id"])]
+    pub(crate) dead: bool,
 }
 
 #[derive(Debug, Args)]

@@ -32,6 +32,9 @@ impl Wanted {
 }
 
 pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
+    if let (true, Some(run)) = (args.dead, &args.which.run) {
+        return of_dead_queue(run, &args.which).await;
+    }
     let wanted =
         Wanted { classes: args.class.iter().copied().collect(), ids: args.id.iter().cloned().collect() };
     let local = local_folder(&args.which);
@@ -66,6 +69,30 @@ pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
         0 => println!("No failed product matches; nothing was put back"),
         1 => println!("Put back 1 failed product; {then}"),
         _ => println!("Put back {count} failed products; {then}"),
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+/// Each is safe where it came from before it leaves the dead queue.
+async fn of_dead_queue(run: &str, which: &WhichArgs) -> anyhow::Result<ExitCode> {
+    let broker = fleet::broker(run, &which.servers, "requeue", Connect::Once, Stopper::new())?;
+    let mut letters = broker.dead_letters().await?;
+    let (mut put_back, mut stay) = (0, 0);
+    // No more than there are now: some may be back at once, if nothing was mended.
+    for _ in 0..broker.depths().await?.dead {
+        let Some(letter) = letters.next().await? else { break };
+        if letter.put_back().await? {
+            put_back += 1;
+        } else {
+            stay += 1;
+        }
+    }
+    println!(
+        "Put back {put_back} {} from the dead queue",
+        if put_back == 1 { "message" } else { "messages" }
+    );
+    if stay > 0 {
+        println!("{stay} stay there: Shelfmill did not put them there, so where they belong is not known");
     }
     Ok(ExitCode::from(DONE))
 }

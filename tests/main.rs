@@ -4,6 +4,8 @@
 
 mod cli;
 mod contract;
+mod crashes;
+mod dead_letters;
 mod embedded;
 mod fleet;
 mod servers;

@@ -18,6 +18,7 @@ use shelfmill_pipeline::{
 };
 use tokio::time::{MissedTickBehavior, interval, timeout_at};
 
+mod dead;
 mod durable;
 mod finalize;
 mod folder;
@@ -37,6 +38,7 @@ pub use summary::{Calls, Counts, Latencies, Status, Summary, Tokens};
 
 mod requeue;
 
+use dead::Undertaker;
 use finalize::finalize;
 use pen::{Pen, pen_of, take_pen};
 use rate::Rate;
@@ -52,8 +54,6 @@ const PREFETCH: u16 = 1_024;
 const TICK: Duration = Duration::from_millis(100);
 /// How often others are told how it goes.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// How often an idle aggregator looks for messages nobody could take.
-const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(10);
 
 /// What an aggregator is told.
 #[derive(Clone, Debug)]
@@ -98,8 +98,7 @@ pub struct Aggregator {
     rate: Rate,
     cost_usd: Option<f64>,
     reported: Option<Instant>,
-    looked: Instant,
-    dead: u64,
+    undertaker: Undertaker,
     is_complete: bool,
 }
 
@@ -118,6 +117,7 @@ impl Aggregator {
             folder.close()?;
             return Ok(None);
         }
+        let undertaker = Undertaker::new(config.host.clone());
         let pen = Pen::keep(pen, Arc::clone(&ledger));
         let (writer, told_cost_usd) = match Writer::open(folder, ledger.as_ref()).await {
             Ok(opened) => opened,
@@ -137,8 +137,7 @@ impl Aggregator {
             rate: Rate::default(),
             cost_usd: Some(known_cost_usd.unwrap_or(0.0) + told_cost_usd),
             reported: None,
-            looked: Instant::now(),
-            dead: 0,
+            undertaker,
             is_complete: false,
         }))
     }
@@ -184,7 +183,7 @@ impl Aggregator {
                 Some(first) => self.checkpoint(first, outcomes.as_mut()).await?,
                 None => {
                     self.look().await?;
-                    self.look_for_dead_letters(broker).await?;
+                    self.undertaker.look(broker, self.ledger.as_ref()).await?;
                 }
             }
             if self.is_complete {
@@ -219,23 +218,6 @@ impl Aggregator {
                 return Ok(());
             }
         }
-    }
-
-    /// A task that no worker could take keeps the run from its end, so somebody must be told.
-    async fn look_for_dead_letters(&mut self, broker: &dyn Broker) -> anyhow::Result<()> {
-        if self.looked.elapsed() < DEAD_LETTERS_EVERY {
-            return Ok(());
-        }
-        self.looked = Instant::now();
-        let dead = broker.depths().await?.dead;
-        if dead > self.dead {
-            tracing::warn!(
-                messages = dead,
-                "there are messages in the dead queue that no worker could take; run the producer again to try them"
-            );
-        }
-        self.dead = dead;
-        Ok(())
     }
 
     async fn checkpoint(

@@ -15,3 +15,4 @@ pub mod ledger;
 pub mod message;
 pub mod record;
 pub mod shutdown;
+pub mod signature;

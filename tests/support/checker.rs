@@ -101,6 +101,11 @@ impl Report {
             "{} answers paid twice, {allowed} explained: {self:#?}",
             self.paid_twice
         );
+        assert!(
+            self.overtold <= allowed,
+            "lines tell of {} calls that nobody made: {self:#?}",
+            self.overtold
+        );
         assert!(may_be_untold || self.untold.is_empty(), "the lines do not tell of all calls: {self:#?}");
     }
 

@@ -5,6 +5,7 @@
 //! its own, under a watchdog that ends it however the test process ends. Everything blocks and panics: a test reads
 //! top to bottom, and a failure shows the server's or the process's last lines.
 
+pub(crate) mod amqp;
 pub(crate) mod catalog;
 pub(crate) mod checker;
 pub(crate) mod fleet;

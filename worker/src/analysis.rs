@@ -7,16 +7,16 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shelfmill_pipeline::{
     crash::{self, Point},
     failure::FailureClass,
-    job::{AnswerSchema, Job, JobFingerprint, Prompt},
+    job::{AnswerSchema, Job, Prompt},
     ledger::{ClaimToken, Ledger, Turn},
-    message::{Line, Outcome, Task},
-    record::{Failure, FailureLine, Meta, ResultLine},
+    message::{Outcome, Task},
+    record::Failure,
     shutdown::Stopper,
+    signature::Signature,
 };
 
 use crate::{
@@ -49,12 +49,10 @@ pub(crate) enum Verdict {
 /// A job, ready to be done.
 #[derive(Debug)]
 pub(crate) struct Analyst {
-    job: Job,
-    fingerprint: JobFingerprint,
+    signature: Signature,
     prompt: Prompt,
     schema: AnswerSchema,
     endpoint: Endpoint,
-    worker: String,
 }
 
 impl Analyst {
@@ -69,18 +67,11 @@ impl Analyst {
         if endpoint.is_openai() && config.api_key.is_none() {
             return Err(NoKey.into());
         }
-        Ok(Self {
-            fingerprint: job.fingerprint(),
-            prompt,
-            schema,
-            endpoint,
-            worker: config.name.clone(),
-            job,
-        })
+        Ok(Self { signature: Signature::new(job, config.name.clone()), prompt, schema, endpoint })
     }
 
-    pub(crate) fn job(&self) -> &Job {
-        &self.job
+    pub(crate) const fn job(&self) -> &Job {
+        self.signature.job()
     }
 
     /// Attempts until there is a verdict; the task keeps count of them.
@@ -100,12 +91,12 @@ impl Analyst {
             }
         };
         let request = self.endpoint.request(&messages)?;
-        let tokens = estimate_tokens(&messages) + u64::from(self.job.llm.max_output_tokens);
+        let tokens = estimate_tokens(&messages) + u64::from(self.job().llm.max_output_tokens);
         let claim = (task.hash(), token);
         let mut number = 0;
         loop {
             number += 1;
-            let mut turn = ledger.reserve_call(claim, number, &self.job.limits, tokens).await?;
+            let mut turn = ledger.reserve_call(claim, number, &self.job().limits, tokens).await?;
             while let Turn::After(wait) = turn {
                 if !waited(wait, stopper).await {
                     return Ok(Verdict::Later(Duration::ZERO));
@@ -118,13 +109,13 @@ impl Analyst {
             crash::point_of(Point::WorkerCalled, &task.id);
             task.spent.calls += 1;
             let started = tokio::time::Instant::now();
-            let call = model.call(&self.endpoint, &request, &task.id, task.spent.calls, self.job.timeout());
+            let call = model.call(&self.endpoint, &request, &task.id, task.spent.calls, self.job().timeout());
             let answer = call.await.and_then(|reply| self.check(task, &reply));
             crash::point_of(Point::WorkerAnswered, &task.id);
             let latency = started.elapsed();
             let failure = match answer {
                 Ok((analysis, model)) => {
-                    return Ok(Verdict::Outcome(self.completed(task, analysis, model, latency)));
+                    return Ok(Verdict::Outcome(self.signature.completed(task, analysis, model, latency)));
                 }
                 Err(failure) => failure,
             };
@@ -136,7 +127,7 @@ impl Analyst {
                 pause
             } else {
                 task.attempts += 1;
-                if !failure.class.is_retryable() || task.attempts >= self.job.limits.max_attempts {
+                if !failure.class.is_retryable() || task.attempts >= self.job().limits.max_attempts {
                     tracing::warn!(id = ?task.id, class = %failure.class, reason = failure.message, "failed");
                     return Ok(Verdict::Outcome(self.failed(task, failure, latency)));
                 }
@@ -167,46 +158,14 @@ impl Analyst {
         let answer = Answer::parse(reply)?;
         task.spent.prompt_tokens = task.spent.prompt_tokens.saturating_add(answer.prompt_tokens);
         task.spent.completion_tokens = task.spent.completion_tokens.saturating_add(answer.completion_tokens);
-        let model = answer.model.clone().unwrap_or_else(|| self.job.llm.model.clone());
+        let model = answer.model.clone().unwrap_or_else(|| self.job().llm.model.clone());
         let analysis = answer.analysis(&self.schema)?;
         Ok((analysis, model))
     }
 
-    fn completed(&self, task: &Task, analysis: Box<RawValue>, model: String, latency: Duration) -> Outcome {
-        Outcome::Completed(Line::of_result(&ResultLine {
-            id: task.id.clone(),
-            seq: task.seq,
-            product: task.product.clone(),
-            analysis,
-            meta: self.meta(task, model, latency),
-        }))
-    }
-
     fn failed(&self, task: &Task, failure: CallFailure, latency: Duration) -> Outcome {
         let CallFailure { class, message, raw, .. } = failure;
-        Outcome::Failed(Line::of_failure(&FailureLine {
-            id: task.id.clone(),
-            seq: task.seq,
-            product: task.product.clone(),
-            failure: Failure { class, message, raw },
-            meta: self.meta(task, self.job.llm.model.clone(), latency),
-        }))
-    }
-
-    fn meta(&self, task: &Task, model: String, latency: Duration) -> Meta {
-        let spent = &task.spent;
-        Meta {
-            model,
-            prompt_tokens: spent.prompt_tokens,
-            completion_tokens: spent.completion_tokens,
-            cost_usd: self.job.cost_usd(spent.prompt_tokens, spent.completion_tokens),
-            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
-            attempts: spent.calls,
-            repeated_calls: spent.repeated_calls,
-            worker: self.worker.clone(),
-            fingerprint: self.fingerprint.with_product(task.product.get()),
-            completed_at: Timestamp::now(),
-        }
+        self.signature.failed(task, Failure { class, message, raw }, latency)
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{Broker, BrokerError, Consumer, Delivery, Depths, Receipt};
+use super::{Broker, BrokerError, Consumer, DeadLetter, DeadLetters, Delivery, Depths, Receipt};
 use crate::message::{Outcome, Task};
 
 struct Queued {
@@ -97,6 +97,20 @@ impl Broker for MemoryBroker {
                 .map_or(0, |sender| (sender.max_capacity() - sender.capacity()) as u64),
             dead: 0,
         })
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>, BrokerError> {
+        Ok(Box::new(NoDeadLetters))
+    }
+}
+
+/// Nothing dies in memory: what cannot be worked on ends the process.
+struct NoDeadLetters;
+
+#[async_trait]
+impl DeadLetters for NoDeadLetters {
+    async fn next(&mut self) -> Result<Option<DeadLetter>, BrokerError> {
+        Ok(None)
     }
 }
 

@@ -92,6 +92,58 @@ pub trait Broker: Send + Sync {
     async fn outcomes(&self, prefetch: u16) -> Result<Box<dyn Consumer<Outcome>>, BrokerError>;
     /// How much is waiting.
     async fn depths(&self) -> Result<Depths, BrokerError>;
+    /// Goes through the dead queue.
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>, BrokerError>;
+}
+
+/// Why a message is in the dead queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A task that was delivered again and again, and never settled.
+    DeliveryLimit,
+    /// A message no role could read; in the words of the one that tried.
+    Unreadable(String),
+    /// Nobody here put it there.
+    Unknown,
+}
+
+/// One pass through the dead queue.
+#[async_trait]
+pub trait DeadLetters: Send {
+    /// The next message; `None` at the end. What is not settled is in the queue again when the pass is dropped.
+    async fn next(&mut self) -> Result<Option<DeadLetter>, BrokerError>;
+}
+
+/// A message that no role could take.
+pub struct DeadLetter {
+    /// Why it is here.
+    pub cause: Cause,
+    /// Its bytes.
+    pub body: Vec<u8>,
+    receipt: Box<dyn DeadReceipt>,
+}
+
+/// A broker's side of a message in the dead queue.
+#[async_trait]
+pub(crate) trait DeadReceipt: Send {
+    async fn ack(self: Box<Self>) -> Result<(), BrokerError>;
+    async fn put_back(self: Box<Self>, body: &[u8]) -> Result<bool, BrokerError>;
+}
+
+impl DeadLetter {
+    pub(crate) fn new(cause: Cause, body: Vec<u8>, receipt: impl DeadReceipt + 'static) -> Self {
+        Self { cause, body, receipt: Box::new(receipt) }
+    }
+
+    /// It is done with.
+    pub async fn ack(self) -> Result<(), BrokerError> {
+        self.receipt.ack().await
+    }
+
+    /// Makes it safe in the queue it came from, then takes it away here; `false` where that is not known.
+    pub async fn put_back(self) -> Result<bool, BrokerError> {
+        self.receipt.put_back(&self.body).await
+    }
 }
 
 /// Messages ready in each queue (those with a consumer and not settled are not counted).

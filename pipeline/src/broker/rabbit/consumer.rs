@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     connection::{Link, Shared},
-    publish::ANSWER_TIMEOUT,
+    publish::{ANSWER_TIMEOUT, Epitaph},
 };
 use crate::{
     broker::{BrokerError, Consumer, Delivery, Receipt},
@@ -162,7 +162,7 @@ impl Shared {
         let reason = std::error::Error::source(error)
             .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
         tracing::error!(queue, reason, "a message went to the dead queue");
-        self.publish(&self.topology.dead, &found.data, Some(&reason)).await?;
+        self.publish(&self.topology.dead, &found.data, Some(Epitaph { reason: &reason, queue })).await?;
         acknowledge(&found.acker).await;
         Ok(())
     }
@@ -213,7 +213,7 @@ struct RabbitReceipt {
     acker: Acker,
 }
 
-async fn acknowledge(acker: &Acker) {
+pub(super) async fn acknowledge(acker: &Acker) {
     match timeout(ANSWER_TIMEOUT, acker.ack(BasicAckOptions::default())).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => tracing::debug!("not acknowledged, the channel is gone: the message comes again"),

@@ -15,16 +15,18 @@ use lapin::{tcp::OwnedTLSConfig, uri::AMQPUri};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
-use super::{Broker, BrokerError, Consumer, Depths, topology::Topology};
+use super::{Broker, BrokerError, Consumer, DeadLetters, Depths, topology::Topology};
 use crate::{
     message::{Outcome, Task},
     shutdown::Stopper,
 };
 use connection::Shared;
 use consumer::{RabbitConsumer, Wire};
+use dead::RabbitDeadLetters;
 
 mod connection;
 mod consumer;
+mod dead;
 mod declare;
 mod publish;
 
@@ -133,5 +135,10 @@ impl Broker for RabbitBroker {
             depths.retries += self.shared.depth(queue).await?;
         }
         Ok(depths)
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>, BrokerError> {
+        let link = self.shared.open("dead letters").await?;
+        Ok(Box::new(RabbitDeadLetters { shared: Arc::clone(&self.shared), link }))
     }
 }

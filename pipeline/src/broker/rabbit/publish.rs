@@ -18,7 +18,16 @@ use crate::broker::BrokerError;
 /// Every wait for RabbitMQ has an end: a connection that died at the wrong moment may never answer.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-const REASON_HEADER: &str = "x-shelfmill-reason";
+/// Of messages in the dead queue: why, and from where.
+pub(super) const REASON_HEADER: &str = "x-shelfmill-reason";
+pub(super) const QUEUE_HEADER: &str = "x-shelfmill-queue";
+
+/// Why a message goes to the dead queue.
+#[derive(Clone, Copy)]
+pub(super) struct Epitaph<'a> {
+    pub(super) reason: &'a str,
+    pub(super) queue: &'a str,
+}
 
 impl Shared {
     async fn publisher(&self) -> Result<Arc<Link>, BrokerError> {
@@ -36,11 +45,11 @@ impl Shared {
         &self,
         queue: &str,
         body: &[u8],
-        reason: Option<&str>,
+        epitaph: Option<Epitaph<'_>>,
     ) -> Result<(), BrokerError> {
         loop {
             let link = self.publisher().await?;
-            let trouble = match timeout(CONFIRM_TIMEOUT, publish_once(&link, queue, body, reason)).await {
+            let trouble = match timeout(CONFIRM_TIMEOUT, publish_once(&link, queue, body, epitaph)).await {
                 Ok(Ok(Confirmation::Ack(None))) => return Ok(()),
                 Ok(Ok(Confirmation::Ack(Some(_)))) => format!("no queue {queue}"),
                 Ok(Ok(_)) => format!("{queue} takes no message"),
@@ -88,13 +97,14 @@ async fn publish_once(
     link: &Link,
     queue: &str,
     body: &[u8],
-    reason: Option<&str>,
+    epitaph: Option<Epitaph<'_>>,
 ) -> lapin::Result<Confirmation> {
     const PERSISTENT: u8 = 2;
     let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
-    if let Some(reason) = reason {
+    if let Some(Epitaph { reason, queue }) = epitaph {
         let mut headers = FieldTable::default();
         headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
+        headers.insert(QUEUE_HEADER.into(), AMQPValue::LongString(queue.into()));
         properties = properties.with_headers(headers);
     }
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
