@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint bench clean
+.PHONY: help run build test lint storm bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -25,6 +25,9 @@ lint: ## check formatting and lints
 	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo "clippy is missing: rustup component add clippy" >&2; exit 1; }
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+storm: ## bring seeded storms over a fleet (SEEDS=50, or SEED=17 to bring one again)
+	SEEDS=$(SEEDS) SEED=$(SEED) $(CARGO) test --locked -p shelfmill --test system -- --ignored --exact storm::many_storms --nocapture
 
 bench: ## measure throughput, memory and recovery
 	bench/run

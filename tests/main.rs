@@ -9,4 +9,5 @@ mod dead_letters;
 mod embedded;
 mod fleet;
 mod servers;
+mod storm;
 mod support;
