@@ -24,14 +24,14 @@ const OF_PRODUCER: [(Point, u32); 4] = [
     (Point::ProducerSealing, 1),
     (Point::ProducerSealed, 1),
 ];
-const OF_WORKER: [(Point, u32); 6] = [
+const OF_WORKER: [(Point, u32); 5] = [
     (Point::WorkerClaimed, 20),
     (Point::WorkerCalled, 20),
     (Point::WorkerAnswered, 20),
     (Point::WorkerKept, 20),
     (Point::WorkerTold, 20),
-    (Point::WorkerDelayed, 3),
 ];
+const OF_DELAY: [(Point, u32); 1] = [(Point::WorkerDelayed, 3)];
 const OF_AGGREGATOR: [(Point, u32); 7] = [
     (Point::AggregatorTorn, 3),
     (Point::AggregatorAppended, 3),
@@ -46,11 +46,16 @@ const OF_REQUEUE: [(Point, u32); 2] = [(Point::RequeueReopened, 1), (Point::Requ
 #[test]
 fn no_step_is_left_out() {
     let places = |points: &[(Point, u32)]| points.iter().map(|(point, _)| point.name()).collect::<Vec<_>>();
-    let tried: BTreeSet<_> =
-        [places(&OF_PRODUCER), places(&OF_WORKER), places(&OF_AGGREGATOR), places(&OF_REQUEUE)]
-            .concat()
-            .into_iter()
-            .collect();
+    let tried: BTreeSet<_> = [
+        places(&OF_PRODUCER),
+        places(&OF_WORKER),
+        places(&OF_DELAY),
+        places(&OF_AGGREGATOR),
+        places(&OF_REQUEUE),
+    ]
+    .concat()
+    .into_iter()
+    .collect();
     assert_eq!(tried, Point::ALL.iter().map(|point| point.name()).collect());
 }
 
@@ -69,12 +74,17 @@ fn died(end: &Finished, point: Point) {
 }
 
 /// Each of the places in a fleet of its own, all at once: most of the time they wait for leases.
-fn at_each(points: &[(Point, u32)], simulator: &[&str], dies: impl Fn(&mut Fleet, Point, u32) + Sync) {
+fn at_each(
+    points: &[(Point, u32)],
+    products: usize,
+    simulator: &[&str],
+    dies: impl Fn(&mut Fleet, Point, u32) + Sync,
+) {
     thread::scope(|scope| {
         for (point, pass) in points {
             let dies = &dies;
             let name = format!("crash-{}", point.name());
-            let body = move || dies(&mut Fleet::new(&name, 150, simulator), *point, *pass);
+            let body = move || dies(&mut Fleet::new(&name, products, simulator), *point, *pass);
             thread::Builder::new().name(point.name().to_owned()).spawn_scoped(scope, body).unwrap();
         }
     });
@@ -82,7 +92,7 @@ fn at_each(points: &[(Point, u32)], simulator: &[&str], dies: impl Fn(&mut Fleet
 
 #[test]
 fn the_producer_dies_at_each_of_its_steps() {
-    at_each(&OF_PRODUCER, &[], |fleet, point, pass| {
+    at_each(&OF_PRODUCER, 150, &[], |fleet, point, pass| {
         let workers = fleet.workers(1);
         let aggregator = fleet.aggregator().start();
         died(&dying(fleet.producer(), point, pass).run(DEADLINE), point);
@@ -95,14 +105,10 @@ fn the_producer_dies_at_each_of_its_steps() {
 
 #[test]
 fn a_worker_dies_at_each_of_its_steps() {
-    at_each(&OF_WORKER, &["--latency", "300ms"], |fleet, point, pass| {
+    at_each(&OF_WORKER, 150, &["--latency", "300ms"], |fleet, point, pass| {
         let others = fleet.workers(1);
         let aggregator = fleet.aggregator().start();
         ended(fleet.producer().run(DEADLINE));
-        if point == Point::WorkerDelayed {
-            // Tasks come twice: the second of each is put off while the first is worked on.
-            ended(fleet.producer().run(DEADLINE));
-        }
         died(&dying(fleet.worker(), point, pass).run(DEADLINE), point);
         let workers = fleet.workers(1);
         ended(aggregator.wait(DEADLINE));
@@ -112,8 +118,23 @@ fn a_worker_dies_at_each_of_its_steps() {
 }
 
 #[test]
+fn a_worker_dies_when_it_has_put_a_task_off() {
+    at_each(&OF_DELAY, 10, &["--latency", "5s"], |fleet, point, pass| {
+        // Each task twice: the second of each is put off while the first is worked on.
+        for _ in 0..2 {
+            ended(fleet.producer().run(DEADLINE));
+        }
+        died(&dying(fleet.worker(), point, pass).run(DEADLINE), point);
+        let workers = fleet.workers(1);
+        ended(fleet.aggregator().run(DEADLINE));
+        fleet.assert_done_with(rabbitmq::shared(), redis::shared(), fleet.kills(1));
+        drop(workers);
+    });
+}
+
+#[test]
 fn the_aggregator_dies_at_each_of_its_steps() {
-    at_each(&OF_AGGREGATOR, &["--latency", "100ms"], |fleet, point, pass| {
+    at_each(&OF_AGGREGATOR, 150, &["--latency", "100ms"], |fleet, point, pass| {
         let workers = fleet.workers(1);
         ended(fleet.producer().run(DEADLINE));
         died(&dying(fleet.aggregator(), point, pass).run(DEADLINE), point);
@@ -125,7 +146,7 @@ fn the_aggregator_dies_at_each_of_its_steps() {
 
 #[test]
 fn requeue_dies_at_each_of_its_steps() {
-    at_each(&OF_REQUEUE, &["--bad-request", "0.3"], |fleet, point, pass| {
+    at_each(&OF_REQUEUE, 150, &["--bad-request", "0.3"], |fleet, point, pass| {
         let workers = fleet.workers(1);
         ended(fleet.producer().run(DEADLINE));
         fleet.aggregator().run(DEADLINE).expect_code(3);
@@ -143,11 +164,8 @@ fn requeue_dies_at_each_of_its_steps() {
 #[test]
 fn a_run_in_one_process_dies_at_each_step() {
     const CONCURRENCY: u64 = 16;
+    // A delay within one process is a timer: there is no step to die at.
     for (point, pass) in OF_PRODUCER.into_iter().chain(OF_WORKER).chain(OF_AGGREGATOR) {
-        if point == Point::WorkerDelayed {
-            // A delay within one process is a timer: there is no step to die at.
-            continue;
-        }
         let (catalog, simulator) = (Catalog::of(150), Simulator::start(&["--latency", "5ms"]));
         let run = || {
             let options = ["--base-url", simulator.url(), "--concurrency", &CONCURRENCY.to_string()];

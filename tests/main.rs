@@ -8,6 +8,8 @@ mod crashes;
 mod dead_letters;
 mod embedded;
 mod fleet;
+mod leases;
+mod retries;
 mod servers;
 mod storm;
 mod support;

@@ -91,10 +91,11 @@ impl Undertaker {
                 return Ok(true);
             }
             Claim::Answered(outcome) => outcome,
-            Claim::Granted(losses) => {
+            Claim::Granted(grant) => {
                 tracing::error!(id = ?task.id, "given up: this product's task was delivered again and again, and never settled");
                 let mut task = task.clone();
-                task.spent.repeated_calls += losses.calls;
+                task.spent = task.spent.or_more(grant.spent);
+                task.spent.repeated_calls += grant.lost_calls;
                 let message = "its task was delivered again and again, and each worker ended before it began with it; their \
                                own logs and the system's (out of memory?) may tell why";
                 let failure =

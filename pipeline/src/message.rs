@@ -44,6 +44,15 @@ pub struct Spent {
     pub repeated_calls: u32,
 }
 
+impl Spent {
+    /// Of two accounts of one product, the one that knows of more calls.
+    #[must_use]
+    pub fn or_more(self, other: Self) -> Self {
+        let calls = |spent: Self| spent.calls + spent.repeated_calls;
+        if calls(other) > calls(self) { other } else { self }
+    }
+}
+
 /// Asks for one product.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {

@@ -6,10 +6,10 @@ use shelfmill_pipeline::{
     identity::IdHash,
     job::{Job, Limits},
     ledger::{
-        Admission, Begun, Claim, Done, EmbeddedLedger, JournalMark, Kept, Ledger, Losses, RedisConfig,
+        Admission, Begun, Claim, Done, EmbeddedLedger, Grant, JournalMark, Kept, Ledger, RedisConfig,
         RedisLedger, State, Turn,
     },
-    message::{Outcome, Rejects},
+    message::{Outcome, Rejects, Spent},
     shutdown::Stopper,
 };
 
@@ -119,7 +119,7 @@ async fn one_of_many_gets_a_product_and_asking_again_changes_nothing(ledger: &dy
     let product = hash("a");
     for _ in 0..2 {
         let claim = ledger.claim(product, "one", LEASE).await.unwrap();
-        assert!(matches!(claim, Claim::Granted(Losses { claims: 0, calls: 0 })), "{claim:?}");
+        assert!(matches!(claim, Claim::Granted(Grant { lost_claims: 0, lost_calls: 0, .. })), "{claim:?}");
         let claim = ledger.claim(product, "two", LEASE).await.unwrap();
         assert!(matches!(claim, Claim::Busy), "{claim:?}");
     }
@@ -131,12 +131,12 @@ async fn one_of_many_gets_a_product_and_asking_again_changes_nothing(ledger: &dy
 async fn a_released_product_is_free_again(ledger: &dyn Ledger) {
     let product = hash("a");
     ledger.claim(product, "one", LEASE).await.unwrap();
-    ledger.release(product, "two").await.unwrap();
+    ledger.release(product, "two", &Spent::default()).await.unwrap();
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Busy));
-    ledger.release(product, "one").await.unwrap();
-    ledger.release(product, "one").await.unwrap();
+    ledger.release(product, "one", &Spent::default()).await.unwrap();
+    ledger.release(product, "one", &Spent::default()).await.unwrap();
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
-    assert!(matches!(claim, Claim::Granted(Losses { claims: 0, calls: 0 })), "{claim:?}");
+    assert!(matches!(claim, Claim::Granted(Grant { lost_claims: 0, lost_calls: 0, .. })), "{claim:?}");
 }
 
 async fn an_answer_is_handed_out_instead_of_a_claim(ledger: &dyn Ledger) {
@@ -253,12 +253,12 @@ async fn a_record_from_another_mark_is_refused(ledger: &dyn Ledger) {
 // What only a ledger between processes can promise.
 
 /// Claims with a lease that is over at once, and waits until the next claimant gets the product.
-async fn take_over(ledger: &RedisLedger, product: IdHash, from: &str, by: &str) -> Losses {
+async fn take_over(ledger: &RedisLedger, product: IdHash, from: &str, by: &str) -> (u32, u32) {
     ledger.renew(&[(product, from.to_owned())], Duration::from_millis(1)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), async {
         loop {
             match ledger.claim(product, by, LEASE).await.unwrap() {
-                Claim::Granted(losses) => return losses,
+                Claim::Granted(grant) => return (grant.lost_claims, grant.lost_calls),
                 Claim::Busy => {}
                 other => panic!("{other:?}"),
             }
@@ -276,14 +276,10 @@ async fn a_claim_that_ran_out_is_granted_to_another_who_is_told_of_its_calls() {
         ledger.reserve_call((product, token), number, &Limits::default(), 1).await.unwrap()
     };
     ledger.claim(product, "one", LEASE).await.unwrap();
-    assert_eq!(
-        take_over(&ledger, product, "one", "two").await,
-        Losses { claims: 1, calls: 0 },
-        "no call yet"
-    );
+    assert_eq!(take_over(&ledger, product, "one", "two").await, (1, 0), "no call yet");
     let again = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(
-        matches!(again, Claim::Granted(Losses { claims: 1, calls: 0 })),
+        matches!(again, Claim::Granted(Grant { lost_claims: 1, lost_calls: 0, .. })),
         "the same reply again: {again:?}"
     );
     assert_eq!(
@@ -291,10 +287,10 @@ async fn a_claim_that_ran_out_is_granted_to_another_who_is_told_of_its_calls() {
         (Turn::Now, Turn::Now, Turn::Now)
     );
     assert_eq!(call("one", 1).await, Turn::Lost);
-    assert_eq!(take_over(&ledger, product, "two", "three").await, Losses { claims: 2, calls: 2 });
+    assert_eq!(take_over(&ledger, product, "two", "three").await, (2, 2));
 
     ledger.renew(&[(product, "one".to_owned())], LEASE).await.unwrap();
-    ledger.release(product, "one").await.unwrap();
+    ledger.release(product, "one", &Spent::default()).await.unwrap();
     assert!(matches!(ledger.claim(product, "four", LEASE).await.unwrap(), Claim::Busy), "still three's");
 }
 
@@ -372,7 +368,7 @@ async fn failed_products_can_be_put_back() {
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 0);
     assert!(matches!(
         ledger.claim(task.hash(), "one", LEASE).await.unwrap(),
-        Claim::Granted(Losses { claims: 0, calls: 0 })
+        Claim::Granted(Grant { lost_claims: 0, lost_calls: 0, .. })
     ));
     let progress = ledger.progress().await.unwrap();
     assert_eq!((progress.failed, progress.scan.unwrap().failed, progress.failures), (0, 0, vec![]));

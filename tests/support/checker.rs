@@ -222,7 +222,7 @@ pub(crate) fn keys_of(run: &str, redis: &Redis) -> BTreeMap<String, u64> {
         let length = redis.cli(&["HLEN", &format!("shelfmill:{{{run}}}:{what}")]);
         (what.to_owned(), length.parse().expect("a length"))
     };
-    ["claims", "answers"].map(length).into()
+    ["claims", "answers", "spent"].map(length).into()
 }
 
 /// A run in one process, whose model outlived it.

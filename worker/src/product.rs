@@ -27,7 +27,7 @@ use shelfmill_pipeline::{
     crash::{self, Point},
     identity::IdHash,
     job::Job,
-    ledger::{Claim, Kept, Ledger, Losses},
+    ledger::{Claim, Kept, Ledger},
     message::{Outcome, Task},
     shutdown::Stopper,
 };
@@ -143,26 +143,28 @@ impl Desk {
         let token = format!("{}#{}", self.config.name, self.claims.fetch_add(1, Ordering::Relaxed));
 
         // 1.
-        let losses = match self.ledger.claim(product, &token, LEASE).await? {
+        let grant = match self.ledger.claim(product, &token, LEASE).await? {
             Claim::Done => return Ok(delivery.ack().await?),
             Claim::Busy => return Ok(delivery.retry_later(BUSY_DELAY).await?),
             Claim::Answered(outcome) => return self.tell(delivery, &outcome).await,
-            Claim::Granted(losses) => losses,
+            Claim::Granted(grant) => grant,
         };
         crash::point_of(Point::WorkerClaimed, &delivery.message.id);
         let held = self.leases.keep(product, token.clone());
-        delivery.message.spent.repeated_calls += losses.calls;
-        let calls_before = delivery.message.spent.calls;
+        let spent = &mut delivery.message.spent;
+        *spent = spent.or_more(grant.spent);
+        spent.repeated_calls += grant.lost_calls;
+        let calls_before = spent.calls;
 
         // 2.
         let company = tokio::select! {
-            company = self.company(losses) => Some(company),
+            company = self.company(grant.lost_claims) => Some(company),
             () = self.stopper.stopped() => None,
         };
         let verdict = if company.is_none() {
             Verdict::Later(Duration::ZERO)
-        } else if losses.claims >= POISONED_AFTER {
-            Verdict::Outcome(self.analyst().poisoned(&delivery.message, losses.claims))
+        } else if grant.lost_claims >= POISONED_AFTER {
+            Verdict::Outcome(self.analyst().poisoned(&delivery.message, grant.lost_claims))
         } else {
             let (ledger, stopper) = (self.ledger.as_ref(), &self.stopper);
             self.analyst().analyse(&mut delivery.message, &token, &self.model, ledger, stopper).await?
@@ -178,24 +180,18 @@ impl Desk {
                 // 4. and 5.
                 self.tell(delivery, &outcome).await
             }
-            Verdict::Later(delay) if calls == 0 => {
-                drop(held);
-                self.ledger.release(product, &token).await?;
-                Ok(delivery.retry_later(delay).await?)
-            }
             Verdict::Later(delay) => {
-                // The claim knows of the calls until the task that counts them is with the broker.
-                delivery.retry_later(delay).await?;
                 drop(held);
-                Ok(self.ledger.release(product, &token).await?)
+                self.ledger.release(product, &token, &delivery.message.spent).await?;
+                Ok(delivery.retry_later(delay).await?)
             }
             Verdict::Lost => Ok(delivery.retry_later(BUSY_DELAY).await?),
         }
     }
 
-    async fn company(&self, losses: Losses) -> Company {
+    async fn company(&self, lost_claims: u32) -> Company {
         let company = Arc::clone(&self.company);
-        if losses.claims >= ALONE_AFTER {
+        if lost_claims >= ALONE_AFTER {
             Company::Nobody { _guard: company.write_owned().await }
         } else {
             Company::Others { _guard: company.read_owned().await }

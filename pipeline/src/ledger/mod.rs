@@ -94,16 +94,18 @@ pub enum Claim {
     /// Somebody else is at it.
     Busy,
     /// Go on.
-    Granted(Losses),
+    Granted(Grant),
 }
 
-/// What became of a product's earlier claims: they ran out, because whoever held them died or was not heard of.
+/// What became of a product's earlier claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
-    /// Claims that ran out.
-    pub claims: u32,
-    /// Calls that were begun under them: they are made again.
-    pub calls: u32,
+pub struct Grant {
+    /// Claims that ran out, because whoever held them died or was not heard of.
+    pub lost_claims: u32,
+    /// Calls that were begun under those: they are made again.
+    pub lost_calls: u32,
+    /// What had been spent on the product when it was last given back, by whichever of its tasks.
+    pub spent: Spent,
 }
 
 /// When a call may begin.
@@ -308,8 +310,8 @@ pub trait Ledger: Send + Sync {
     -> Result<Claim, LedgerError>;
     /// Keeps claims while their calls run; one that was lost meanwhile is left alone.
     async fn renew(&self, claims: &[(IdHash, String)], lease: Duration) -> Result<(), LedgerError>;
-    /// Gives a claim up.
-    async fn release(&self, product: IdHash, token: &ClaimToken) -> Result<(), LedgerError>;
+    /// Gives a claim up, and remembers what was spent on the product: it may have other tasks than this one.
+    async fn release(&self, product: IdHash, token: &ClaimToken, spent: &Spent) -> Result<(), LedgerError>;
     /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost to another is kept only
     /// where it is said to be `late`, so that its line can tell of the other's calls.
     async fn put_answer(

@@ -14,7 +14,7 @@ use std::{
     path::Path,
 };
 
-use crate::{identity::IdHash, ledger::Losses};
+use crate::{identity::IdHash, ledger::Grant, message::Spent};
 
 const SLOT_BYTES: usize = 16;
 const FREE: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
@@ -27,16 +27,36 @@ pub(super) struct Inflight {
     next: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     index: u32,
-    losses: Losses,
-    /// Calls begun under the claim that is held now.
-    begun: u32,
+    /// Processes that ended while they had the product.
+    lost_claims: u8,
+    /// Calls begun before the claim that is held now.
+    calls: u8,
+    /// Calls begun under it.
+    begun: u8,
+    /// Nobody has the product: it waits for another try.
+    rests: bool,
+    /// Of `calls`, those that the product's task does not know of.
+    untold: u8,
+}
+
+impl Slot {
+    fn from_disk(index: u32, bytes: [u8; 4]) -> Self {
+        let [lost_claims, calls, begun, rests] = bytes;
+        let lost_claims = if rests == 0 { lost_claims.saturating_add(1) } else { 0 };
+        let calls = calls.saturating_add(begun);
+        Self { index, lost_claims, calls, untold: calls, ..Self::default() }
+    }
+
+    fn to_disk(self) -> [u8; 4] {
+        [self.lost_claims, self.calls, self.begun, u8::from(self.rests)]
+    }
 }
 
 impl Inflight {
-    /// Opens or makes the file; what it holds was under way when the last process ended.
+    /// Opens or makes the file; what it holds was under way, or waited for another try, when the last process ended.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut bytes = Vec::new();
@@ -49,17 +69,16 @@ impl Inflight {
                 inflight.free.push(index);
                 continue;
             }
-            let mut hash = [0; IdHash::LEN];
+            let (mut hash, mut counts) = ([0; IdHash::LEN], [0; 4]);
             hash.copy_from_slice(&slot[..IdHash::LEN]);
-            let [claims, calls, begun] = [0, 1, 2].map(|at| u32::from(slot[IdHash::LEN + at]));
-            let losses = Losses { claims: claims + 1, calls: calls + begun };
-            inflight.slots.insert(IdHash::from_bytes(hash), Slot { index, losses, begun: 0 });
+            counts.copy_from_slice(&slot[IdHash::LEN..]);
+            inflight.slots.insert(IdHash::from_bytes(hash), Slot::from_disk(index, counts));
         }
         Ok(inflight)
     }
 
     /// Notes that a product is under way; what earlier processes lost of it.
-    pub(super) fn claim(&mut self, product: IdHash) -> io::Result<Losses> {
+    pub(super) fn claim(&mut self, product: IdHash) -> io::Result<Grant> {
         let slot = match self.slots.get(&product) {
             Some(slot) => *slot,
             None => {
@@ -67,20 +86,35 @@ impl Inflight {
                     self.next += 1;
                     self.next - 1
                 });
-                Slot { index, losses: Losses::default(), begun: 0 }
+                Slot { index, ..Slot::default() }
             }
         };
-        self.keep(product, slot)?;
-        Ok(slot.losses)
+        self.keep(product, Slot { begun: 0, rests: false, untold: 0, ..slot })?;
+        Ok(Grant {
+            lost_claims: slot.lost_claims.into(),
+            lost_calls: slot.untold.into(),
+            spent: Spent::default(),
+        })
     }
 
     /// Notes that the claim's so manieth call is about to be made.
     pub(super) fn call(&mut self, product: &IdHash, number: u32) -> io::Result<()> {
         let Some(slot) = self.slots.get(product) else { return Ok(()) };
-        self.keep(*product, Slot { begun: slot.begun.max(number), ..*slot })
+        let begun = slot.begun.max(u8::try_from(number).unwrap_or(u8::MAX));
+        self.keep(*product, Slot { begun, ..*slot })
     }
 
-    /// The product's line is on disk, or it was given back.
+    /// The product waits for another try: its calls are known to its task, which dies with this process.
+    pub(super) fn rest(&mut self, product: &IdHash) -> io::Result<()> {
+        let Some(slot) = self.slots.get(product).copied() else { return Ok(()) };
+        let calls = slot.calls.saturating_add(slot.begun);
+        if calls == 0 {
+            return self.leave(product);
+        }
+        self.keep(*product, Slot { calls, begun: 0, lost_claims: 0, rests: true, ..slot })
+    }
+
+    /// The product's line is on disk.
     pub(super) fn leave(&mut self, product: &IdHash) -> io::Result<()> {
         let Some(slot) = self.slots.remove(product) else { return Ok(()) };
         self.free.push(slot.index);
@@ -88,14 +122,9 @@ impl Inflight {
     }
 
     fn keep(&mut self, product: IdHash, slot: Slot) -> io::Result<()> {
-        let byte = |count: u32| u8::try_from(count).unwrap_or(u8::MAX);
         let mut bytes = FREE;
         bytes[..IdHash::LEN].copy_from_slice(product.as_bytes());
-        bytes[IdHash::LEN..IdHash::LEN + 3].copy_from_slice(&[
-            byte(slot.losses.claims),
-            byte(slot.losses.calls),
-            byte(slot.begun),
-        ]);
+        bytes[IdHash::LEN..].copy_from_slice(&slot.to_disk());
         self.slots.insert(product, slot);
         self.write(slot.index, &bytes)
     }
@@ -114,7 +143,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("inflight");
         let [a, b, c] = ["a", "b", "c"].map(IdHash::of);
-        let none = Losses::default();
+        let none = Grant::default();
+        let lost = |lost_claims, lost_calls| Grant { lost_claims, lost_calls, ..Grant::default() };
         let mut first = Inflight::open(&path).unwrap();
         assert_eq!(first.claim(a).unwrap(), none);
         assert_eq!(first.claim(b).unwrap(), none);
@@ -122,19 +152,36 @@ mod tests {
         first.leave(&a).unwrap();
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
-        assert_eq!(second.claim(b).unwrap(), Losses { claims: 1, calls: 1 });
+        assert_eq!(second.claim(b).unwrap(), lost(1, 1));
         assert_eq!(second.claim(a).unwrap(), none);
         assert_eq!(second.claim(c).unwrap(), none);
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 3 * 16, "free slots are used again");
         second.call(&b, 1).unwrap();
         second.call(&b, 2).unwrap();
         second.leave(&a).unwrap();
-        second.leave(&c).unwrap();
+        second.rest(&c).unwrap();
         drop(second);
         let mut third = Inflight::open(&path).unwrap();
-        assert_eq!(third.claim(b).unwrap(), Losses { claims: 2, calls: 3 });
+        assert_eq!(third.claim(b).unwrap(), lost(2, 3));
         third.leave(&b).unwrap();
         drop(third);
         assert!(Inflight::open(&path).unwrap().slots.is_empty());
+    }
+
+    #[test]
+    fn calls_of_a_product_that_waits_for_another_try_are_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inflight");
+        let product = IdHash::of("a");
+        let mut first = Inflight::open(&path).unwrap();
+        for _ in 0..2 {
+            assert_eq!(first.claim(product).unwrap(), Grant::default(), "its task knows of the call before");
+            first.call(&product, 1).unwrap();
+            first.rest(&product).unwrap();
+        }
+        drop(first);
+        let mut second = Inflight::open(&path).unwrap();
+        let grant = second.claim(product).unwrap();
+        assert_eq!((grant.lost_claims, grant.lost_calls), (0, 2), "nobody had it, and its task is gone");
     }
 }

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Kept, Ledger, LedgerError, Losses, Progress,
+    Admission, Begun, Claim, ClaimToken, Done, Grant, JournalMark, Kept, Ledger, LedgerError, Progress,
     ScanCounts, State, Turn, Vitals,
     pace::{Charge, FREE, Pace, charges},
 };
@@ -117,14 +117,19 @@ impl EmbeddedLedger {
 }
 
 impl Inner {
-    fn note_claim(&mut self, product: IdHash) -> Result<Losses, LedgerError> {
-        let Some((inflight, file)) = &mut self.inflight else { return Ok(Losses::default()) };
+    fn note_claim(&mut self, product: IdHash) -> Result<Grant, LedgerError> {
+        let Some((inflight, file)) = &mut self.inflight else { return Ok(Grant::default()) };
         inflight.claim(product).map_err(|source| LedgerError::File { file: file.clone(), source })
     }
 
     fn note_call(&mut self, product: &IdHash, number: u32) -> Result<(), LedgerError> {
         let Some((inflight, file)) = &mut self.inflight else { return Ok(()) };
         inflight.call(product, number).map_err(|source| LedgerError::File { file: file.clone(), source })
+    }
+
+    fn note_rest(&mut self, product: &IdHash) -> Result<(), LedgerError> {
+        let Some((inflight, file)) = &mut self.inflight else { return Ok(()) };
+        inflight.rest(product).map_err(|source| LedgerError::File { file: file.clone(), source })
     }
 
     fn note_leave(&mut self, product: &IdHash) -> Result<(), LedgerError> {
@@ -283,11 +288,12 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
-    async fn release(&self, product: IdHash, token: &ClaimToken) -> Result<(), LedgerError> {
+    /// Each product has one task here, which knows what was spent.
+    async fn release(&self, product: IdHash, token: &ClaimToken, _: &Spent) -> Result<(), LedgerError> {
         let mut inner = self.lock();
         if inner.claims.get(&product).is_some_and(|holder| holder == token) {
             inner.claims.remove(&product);
-            inner.note_leave(&product)?;
+            inner.note_rest(&product)?;
         }
         Ok(())
     }

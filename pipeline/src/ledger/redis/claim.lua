@@ -1,5 +1,6 @@
--- Asks for a product. KEYS: bucket, claims, answers. ARGV: product, token, lease in ms.
--- Returns {'done'}, {'answered', outcome}, {'busy'}, or {'granted', claims that ran out, calls begun under them}.
+-- Asks for a product. KEYS: bucket, claims, answers, spent. ARGV: product, token, lease in ms.
+-- Returns {'done'}, {'answered', outcome}, {'busy'}, or {'granted', claims that ran out, calls begun under them, what
+-- was spent when it was last given back}.
 -- A claim is stored as "<until ms> <claims lost> <calls lost> <calls begun> <token>", so that asking twice gives the
 -- same reply.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
@@ -20,4 +21,4 @@ if held then
 end
 local claim = string.format('%d %d %d %d %s', now + ARGV[3], lost_claims, lost_calls, begun, ARGV[2])
 redis.call('HSET', KEYS[2], ARGV[1], claim)
-return {'granted', tostring(lost_claims), tostring(lost_calls)}
+return {'granted', tostring(lost_claims), tostring(lost_calls), redis.call('HGET', KEYS[4], ARGV[1]) or ''}

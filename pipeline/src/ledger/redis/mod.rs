@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use redis::{AsyncCommands, Script, ScriptInvocation};
 
 use super::{
-    Admission, Begun, Claim, ClaimToken, Done, JournalMark, Kept, Ledger, LedgerError, Losses, Progress,
+    Admission, Begun, Claim, ClaimToken, Done, Grant, JournalMark, Kept, Ledger, LedgerError, Progress,
     ScanCounts, State, Turn, Vitals,
     pace::{Charge, charges},
 };
@@ -44,6 +44,7 @@ struct Keys {
     claims: String,
     answers: String,
     failures: String,
+    spent: String,
     pace: String,
 }
 
@@ -55,6 +56,7 @@ impl Keys {
             claims: key("claims"),
             answers: key("answers"),
             failures: key("failures"),
+            spent: key("spent"),
             pace: key("pace"),
         }
     }
@@ -232,6 +234,7 @@ impl Ledger for RedisLedger {
                     .key(self.keys.bucket(&product))
                     .key(&self.keys.claims)
                     .key(&self.keys.answers)
+                    .key(&self.keys.spent)
                     .arg(product.as_bytes())
                     .arg(token)
                     .arg(ms(lease)),
@@ -240,9 +243,15 @@ impl Ledger for RedisLedger {
         match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
             [b"done"] => Ok(Claim::Done),
             [b"busy"] => Ok(Claim::Busy),
-            [b"granted", claims, calls] => {
-                Ok(Claim::Granted(Losses { claims: count(claims)?, calls: count(calls)? }))
-            }
+            [b"granted", claims, calls, spent] => Ok(Claim::Granted(Grant {
+                lost_claims: count(claims)?,
+                lost_calls: count(calls)?,
+                spent: match *spent {
+                    b"" => Spent::default(),
+                    spent => serde_json::from_slice(spent)
+                        .map_err(|_| LedgerError::Unreadable { what: "claim" })?,
+                },
+            })),
             [b"answered", outcome] => Outcome::decode(outcome)
                 .map(Claim::Answered)
                 .map_err(|_| LedgerError::Unreadable { what: "answer" }),
@@ -259,8 +268,11 @@ impl Ledger for RedisLedger {
         self.invoke(&call).await
     }
 
-    async fn release(&self, product: IdHash, token: &ClaimToken) -> Result<(), LedgerError> {
-        self.invoke(self.scripts.release.key(&self.keys.claims).arg(product.as_bytes()).arg(token)).await
+    async fn release(&self, product: IdHash, token: &ClaimToken, spent: &Spent) -> Result<(), LedgerError> {
+        let spent = if *spent == Spent::default() { String::new() } else { json(spent) };
+        let mut call = self.scripts.release.prepare_invoke();
+        call.key(&self.keys.claims).key(&self.keys.spent);
+        self.invoke(call.arg(product.as_bytes()).arg(token).arg(spent)).await
     }
 
     async fn put_answer(
@@ -331,8 +343,8 @@ impl Ledger for RedisLedger {
         after: &JournalMark,
     ) -> Result<bool, LedgerError> {
         let mut call = self.scripts.record.prepare_invoke();
-        let Keys { run, claims, answers, failures, .. } = &self.keys;
-        call.key(run).key(claims).key(answers).key(failures);
+        let Keys { run, claims, answers, failures, spent, .. } = &self.keys;
+        call.key(run).key(claims).key(answers).key(failures).key(spent);
         call.arg(before.map(json).unwrap_or_default()).arg(json(after));
         for done in done {
             call.key(self.keys.bucket(done.hash())).arg(done.hash().as_bytes());
