@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint storm bench clean
+.PHONY: help run build test lint storm prove bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -28,6 +28,9 @@ lint: ## check formatting and lints
 
 storm: ## bring seeded storms over a fleet (SEEDS=50, or SEED=17 to bring one again)
 	SEEDS=$(SEEDS) SEED=$(SEED) $(CARGO) test --locked -p shelfmill --test system -- --ignored --exact storm::many_storms --nocapture
+
+prove: ## what docs/reliability.md claims, at full size (20 000 products each)
+	$(CARGO) test --locked -p shelfmill --test system -- --ignored proofs:: --nocapture --test-threads=1
 
 bench: ## measure throughput, memory and recovery
 	bench/run

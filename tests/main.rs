@@ -9,6 +9,7 @@ mod dead_letters;
 mod embedded;
 mod fleet;
 mod leases;
+mod proofs;
 mod retries;
 mod servers;
 mod storm;
