@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::support::{
-    checker::Repeats,
     fleet::{DEADLINE, Fleet, ended},
     process::Program,
     rabbitmq::{self, RabbitMq},
@@ -162,13 +161,12 @@ fn a_ledger_that_was_emptied_learns_again_what_is_on_disk() {
     let aggregator = fleet.aggregator().start();
     ended(fleet.producer().run(DEADLINE));
     fleet.wait_for_lines(100);
+    let forgotten = fleet.forgotten_by_an_emptied_ledger(&redis, 2);
     redis.flushall();
     // The job and the total are gone, too: the producer brings them back.
     ended(fleet.producer().run(DEADLINE));
     ended(aggregator.wait(DEADLINE));
-    // Claims were lost with the rest: what was in flight, or answered and not yet on disk, may be asked for again.
-    let repeats = Repeats::UntoldAtMost(2 * 2 * fleet.concurrency);
-    fleet.assert_done_with(rabbitmq, &redis, repeats);
+    fleet.assert_done_with(rabbitmq, &redis, forgotten);
     drop(workers);
 }
 

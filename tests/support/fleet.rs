@@ -109,6 +109,12 @@ impl Fleet {
         results
     }
 
+    /// What is asked for again when the ledger is emptied now: claims are lost, and answers that are not yet on disk.
+    pub(crate) fn forgotten_by_an_emptied_ledger(&self, redis: &Redis, workers: u64) -> Repeats {
+        let answers = keys_of(&self.run, redis)["answers"];
+        Repeats::UntoldAtMost(answers + 2 * workers * self.concurrency)
+    }
+
     /// What so many kills of processes with this concurrency may have paid twice.
     pub(crate) fn kills(&self, kills: u64) -> Repeats {
         Repeats::AtMost(kills * self.concurrency)
