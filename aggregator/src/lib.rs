@@ -27,6 +27,7 @@ mod pen;
 mod rate;
 mod replay;
 mod summary;
+mod watch;
 mod writer;
 
 pub use folder::{Folder, FolderError, RunRecord};
@@ -40,6 +41,7 @@ mod requeue;
 use finalize::finalize;
 use pen::{Pen, pen_of, take_pen};
 use rate::Rate;
+use watch::Watch;
 use writer::Writer;
 
 /// The oldest an outcome gets before it is written.
@@ -52,8 +54,6 @@ const PREFETCH: u16 = 1_024;
 const TICK: Duration = Duration::from_millis(100);
 /// How often others are told how it goes.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// How often an idle aggregator looks for messages nobody could take.
-const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(10);
 
 /// What an aggregator is told.
 #[derive(Clone, Debug)]
@@ -98,8 +98,7 @@ pub struct Aggregator {
     rate: Rate,
     cost_usd: Option<f64>,
     reported: Option<Instant>,
-    looked: Instant,
-    dead: u64,
+    watch: Watch,
     is_complete: bool,
 }
 
@@ -137,8 +136,7 @@ impl Aggregator {
             rate: Rate::default(),
             cost_usd: Some(known_cost_usd.unwrap_or(0.0) + told_cost_usd),
             reported: None,
-            looked: Instant::now(),
-            dead: 0,
+            watch: Watch::default(),
             is_complete: false,
         }))
     }
@@ -183,8 +181,11 @@ impl Aggregator {
             match first {
                 Some(first) => self.checkpoint(first, outcomes.as_mut()).await?,
                 None => {
-                    self.look().await?;
-                    self.look_for_dead_letters(broker).await?;
+                    let progress = self.look().await?;
+                    tokio::select! {
+                        looked = self.watch.look(broker, self.ledger.as_ref(), &progress) => looked?,
+                        () = stopper.stopped() => {}
+                    }
                 }
             }
             if self.is_complete {
@@ -215,27 +216,15 @@ impl Aggregator {
             while let Ok(Ok(first)) = tokio::time::timeout(QUIET, outcomes.next()).await {
                 self.checkpoint(first, outcomes).await?;
             }
-            if self.stopper.is_stopped() || broker.depths().await?.outcomes == 0 {
+            let depths = tokio::select! {
+                depths = broker.depths() => depths?,
+                // What is left is dropped by the next one.
+                () = self.stopper.stopped() => return Ok(()),
+            };
+            if depths.outcomes == 0 {
                 return Ok(());
             }
         }
-    }
-
-    /// A task that no worker could take keeps the run from its end, so somebody must be told.
-    async fn look_for_dead_letters(&mut self, broker: &dyn Broker) -> anyhow::Result<()> {
-        if self.looked.elapsed() < DEAD_LETTERS_EVERY {
-            return Ok(());
-        }
-        self.looked = Instant::now();
-        let dead = broker.depths().await?.dead;
-        if dead > self.dead {
-            tracing::warn!(
-                messages = dead,
-                "there are messages in the dead queue that no worker could take; run the producer again to try them"
-            );
-        }
-        self.dead = dead;
-        Ok(())
     }
 
     async fn checkpoint(
@@ -256,13 +245,13 @@ impl Aggregator {
     }
 
     /// How far the run is, also while nothing comes.
-    async fn look(&mut self) -> anyhow::Result<()> {
+    async fn look(&mut self) -> anyhow::Result<Progress> {
         let progress = self.progress().await?;
         if progress.total().is_some() && progress.total() != self.writer.folder.record().expected {
             self.writer.folder.update(|record| record.expected = progress.total())?;
         }
-        (self.listener)(Event::Progress { progress: Box::new(progress) });
-        Ok(())
+        (self.listener)(Event::Progress { progress: Box::new(progress.clone()) });
+        Ok(progress)
     }
 
     async fn progress(&mut self) -> anyhow::Result<Progress> {

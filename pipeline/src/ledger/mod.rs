@@ -288,6 +288,8 @@ pub trait Ledger: Send + Sync {
         token: &ClaimToken,
         outcome: &Outcome,
     ) -> Result<(), LedgerError>;
+    /// How many claims are held now.
+    async fn claimed(&self) -> Result<u64, LedgerError>;
     /// Takes a place in the fleet's pace; the call may be made after the duration returned.
     async fn reserve_call(&self, limits: &Limits, tokens: u64) -> Result<Duration, LedgerError>;
     /// Nobody calls for so long: the provider said so.

@@ -22,14 +22,16 @@ use crate::{
 };
 use connection::Shared;
 use consumer::{RabbitConsumer, Wire};
+use outage::Outages;
 
 mod connection;
 mod consumer;
 mod declare;
+mod outage;
 mod publish;
 
-/// A silent peer is given up after twice this.
-const HEARTBEAT_S: u16 = 15;
+/// A silent peer is given up after twice this. Half of it would be too short for a machine that is busy for seconds.
+const HEARTBEAT_S: u16 = 10;
 
 /// Whether to wait for a broker that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,7 @@ impl RabbitBroker {
         Ok(Self {
             shared: Arc::new(Shared {
                 uri,
+                outages: Outages::new(at.clone()),
                 at,
                 tls: OwnedTLSConfig { identity: None, cert_chain },
                 client_name: config.client_name,
@@ -90,8 +93,14 @@ impl RabbitBroker {
                 topology: Topology::of(&config.run),
                 stopper,
                 publisher: Mutex::new(None),
+                looker: Mutex::new(None),
             }),
         })
+    }
+
+    /// How much is waiting, for people: an answer or an error within 3 s, and nothing is declared.
+    pub async fn look(&self) -> Result<Depths, BrokerError> {
+        self.shared.look().await
     }
 
     async fn consume<M: Wire>(

@@ -284,6 +284,10 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
+    async fn claimed(&self) -> Result<u64, LedgerError> {
+        Ok(self.lock().claims.len() as u64)
+    }
+
     async fn reserve_call(&self, limits: &Limits, tokens: u64) -> Result<Duration, LedgerError> {
         let now_ms = self.now_ms();
         Ok(self.lock().pace.reserve(now_ms, charges(limits, tokens)))
