@@ -8,5 +8,7 @@ mod contract;
 mod embedded;
 mod fleet;
 mod proxy;
+mod queue_faults;
 mod servers;
+mod shutdown;
 mod support;

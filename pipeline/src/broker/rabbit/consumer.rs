@@ -192,6 +192,17 @@ impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
     }
 
     async fn close(&mut self) -> Result<(), BrokerError> {
+        let stopper = self.shared.stopper.clone();
+        tokio::select! {
+            closed = self.give_back() => closed,
+            // RabbitMQ delivers again what was not given back.
+            () = stopper.aborted() => Ok(()),
+        }
+    }
+}
+
+impl<M: Wire> RabbitConsumer<M> {
+    async fn give_back(&mut self) -> Result<(), BrokerError> {
         self.closing.cancel();
         let live = (&mut self.pump).await.ok().flatten();
         if !M::GIVEN_BACK_AS_COPY {

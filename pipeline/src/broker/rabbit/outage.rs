@@ -59,6 +59,8 @@ pub(super) struct Outages {
 struct State {
     outage: Option<Outage>,
     last_began: Option<Instant>,
+    /// Whether RabbitMQ was there before.
+    is_known: bool,
 }
 
 struct Outage {
@@ -91,21 +93,22 @@ impl Outages {
         let of_queue = matches!(loss, Loss::Queue(_));
         state.outage = Some(Outage { began: now, of_queue, missed: vec![purpose] });
         state.last_began = Some(now);
+        let was_there = state.is_known;
         drop(state);
         let at = &self.at;
         match loss {
-            Loss::Connection(reason) => tracing::warn!(
-                at,
-                reason,
-                "lost RabbitMQ, trying again until it is back; calls in flight go on and nothing is lost"
-            ),
-            Loss::Unreachable(reason) => {
-                tracing::warn!(at, reason, "cannot reach RabbitMQ, trying again until it is there");
-            }
             Loss::Queue(queue) => tracing::warn!(
                 at,
                 queue,
                 "a queue was deleted, declaring it again; run the producer again to publish what was in it"
+            ),
+            Loss::Unreachable(reason) if !was_there => {
+                tracing::warn!(at, reason, "cannot reach RabbitMQ, trying again until it is there");
+            }
+            Loss::Connection(reason) | Loss::Unreachable(reason) => tracing::warn!(
+                at,
+                reason,
+                "lost RabbitMQ, trying again until it is back; calls in flight go on and nothing is lost"
             ),
         }
     }
@@ -113,6 +116,7 @@ impl Outages {
     /// A connection can be used.
     pub(super) fn restored(&self, purpose: Purpose) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_known = true;
         let Some(outage) = &mut state.outage else { return };
         outage.missed.retain(|missed| *missed != purpose);
         if !outage.missed.is_empty() {
