@@ -8,7 +8,6 @@ use lapin::{
     Channel, Connection, ConnectionProperties, ErrorKind, Event,
     options::ConfirmSelectOptions,
     protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
-    runtime,
     tcp::OwnedTLSConfig,
     uri::AMQPUri,
 };
@@ -21,6 +20,7 @@ use super::{
     Connect,
     declare::declare,
     outage::{Loss, Outages, Purpose},
+    socket::Socket,
 };
 use crate::{
     broker::{BrokerError, topology::Topology},
@@ -49,6 +49,7 @@ pub(super) struct Shared {
 pub(super) struct Link {
     pub(super) channel: Channel,
     pub(super) connection: Connection,
+    socket: Socket,
     pub(super) opened: Instant,
 }
 
@@ -66,6 +67,14 @@ impl Link {
     pub(super) async fn gone(&self) {
         while self.is_alive() {
             sleep(GONE_POLL).await;
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if !self.connection.status().connected() {
+            self.socket.end();
         }
     }
 }
@@ -100,14 +109,9 @@ impl Shared {
     async fn try_open(&self, purpose: Purpose) -> Result<Link, Trouble> {
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("{} ({purpose})", self.client_name).into());
-        let connection = Connection::connect_uri_with_config(
-            self.uri.clone(),
-            properties,
-            self.tls.clone(),
-            runtime::default_runtime()?,
-        )
-        .await
-        .map_err(|error| self.connect_trouble(error))?;
+        let (connection, mut socket) = Socket::connect(self.uri.clone(), properties, self.tls.clone())
+            .await
+            .map_err(|error| self.connect_trouble(error))?;
         let channel = connection.create_channel().await?;
         if purpose != Purpose::Look {
             declare(&channel, &self.topology).await?;
@@ -116,7 +120,8 @@ impl Shared {
         if purpose == Purpose::Publish {
             tokio::spawn(tell_when_blocked(self.at.clone(), connection.events_listener()));
         }
-        Ok(Link { channel, connection, opened: Instant::now() })
+        socket.is_connected();
+        Ok(Link { channel, connection, socket, opened: Instant::now() })
     }
 
     fn connect_trouble(&self, error: lapin::Error) -> Trouble {

@@ -29,6 +29,7 @@ mod consumer;
 mod declare;
 mod outage;
 mod publish;
+mod socket;
 
 /// A silent peer is given up after twice this. Half of it would be too short for a machine that is busy for seconds.
 const HEARTBEAT_S: u16 = 10;
