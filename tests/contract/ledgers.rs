@@ -131,8 +131,10 @@ async fn a_released_product_is_free_again(ledger: &dyn Ledger) {
     ledger.claim(product, "one", LEASE).await.unwrap();
     ledger.release(product, "two").await.unwrap();
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Busy));
+    assert_eq!(ledger.claimed().await.unwrap(), 1);
     ledger.release(product, "one").await.unwrap();
     ledger.release(product, "one").await.unwrap();
+    assert_eq!(ledger.claimed().await.unwrap(), 0);
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(matches!(claim, Claim::Granted { repeated: false }), "{claim:?}");
 }
@@ -236,6 +238,7 @@ async fn a_claim_that_ran_out_is_granted_to_another_and_said_to_be_repeated() {
     let product = hash("a");
     ledger.claim(product, "one", Duration::from_millis(1)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), async {
+        while ledger.claimed().await.unwrap() > 0 {}
         while matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Busy) {}
     })
     .await

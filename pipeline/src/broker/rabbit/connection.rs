@@ -28,7 +28,7 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// A connection that breaks as soon as it is made must not keep the machine busy.
+/// How soon whoever waits for a connection's end sees it.
 const GONE_POLL: Duration = Duration::from_millis(100);
 
 /// What every connection of a process is made from, and the ones that are kept.
@@ -153,8 +153,8 @@ async fn tell_when_blocked(at: String, events: impl futures_util::Stream<Item = 
                 );
             }
             Event::ConnectionUnblocked => {
-                let after_seconds = format!("{:.1}", since.elapsed().as_secs_f64());
-                tracing::info!(at, after_seconds, "RabbitMQ takes messages again");
+                let after_seconds = format_args!("{:.1}", since.elapsed().as_secs_f64());
+                tracing::info!(at, %after_seconds, "RabbitMQ takes messages again");
             }
             _ => {}
         }

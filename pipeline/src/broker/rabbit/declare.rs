@@ -59,8 +59,8 @@ pub(super) fn queue_trouble(queue: &str, error: lapin::Error) -> Trouble {
         _ => return Trouble::Passing(error),
     };
     match soft(&error) {
-        // Also said of a channel whose deliveries were not acknowledged in time, which a new one mends.
-        Some(AMQPSoftError::PRECONDITIONFAILED) if reason.contains("inequivalent arg") => {
+        // Also said of a message that is larger than RabbitMQ takes, which is no fault of the queue.
+        Some(AMQPSoftError::PRECONDITIONFAILED) if reason.contains(" arg ") => {
             Trouble::Permanent(BrokerError::Topology { queue, reason })
         }
         Some(AMQPSoftError::ACCESSREFUSED) => Trouble::Permanent(BrokerError::Forbidden { queue, reason }),
