@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use shelfmill_aggregator::{FolderError, Status, Summary};
-use shelfmill_pipeline::job::JobProblems;
+use shelfmill_pipeline::{broker::BrokerError, job::JobProblems, ledger::LedgerError};
 use shelfmill_producer::{StrictReject, input::InputError};
 use shelfmill_worker::NoKey;
 
@@ -33,7 +33,16 @@ fn code_of(error: &anyhow::Error) -> u8 {
             || matches!(cause.downcast_ref(), Some(FolderError::OtherRun { .. }))
             || cause.downcast_ref::<InputError>().is_some_and(InputError::is_usage)
     });
-    if usage { USAGE } else { ERROR }
+    let aborted = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(BrokerError::Aborted))
+            || matches!(cause.downcast_ref(), Some(LedgerError::Aborted))
+    });
+    match (usage, aborted) {
+        (true, _) => USAGE,
+        // The grace ran out while a server was waited for that is not there.
+        (false, true) => INTERRUPTED,
+        (false, false) => ERROR,
+    }
 }
 
 /// How a run that wrote its summary ends.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use shelfmill_aggregator::{Folder, recent_rate};
 use shelfmill_pipeline::{
-    broker::Connect,
+    broker::{Connect, Depths, RabbitBroker},
     ledger::{Ledger, RedisLedger},
     record::{FAILURES_FILE, JOURNAL_FILE},
     shutdown::Stopper,
@@ -15,7 +15,7 @@ use shelfmill_pipeline::{
 use crate::{
     cli::ProgressArgs,
     embedded::{local_folder, out_folder},
-    end::{DONE, Usage},
+    end::{DONE, Usage, printable},
     fleet, progress,
 };
 
@@ -33,19 +33,36 @@ struct Report {
     products_per_second: Option<f64>,
     cost_usd: Option<f64>,
     complete: bool,
+    /// Messages that wait, by queue; nothing in a run of one process, and where RabbitMQ does not answer.
+    queues: Option<Queues>,
+    /// `ok`, or why RabbitMQ does not answer; nothing in a run of one process.
+    broker: Option<String>,
+    /// For how much longer the provider has the fleet pause.
+    paused_seconds: Option<f64>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Queues {
+    tasks: u64,
+    retries: u64,
+    outcomes: u64,
+    dead: u64,
 }
 
 pub(crate) async fn run(args: ProgressArgs) -> anyhow::Result<ExitCode> {
     let local = local_folder(&args.which);
-    let ledger = match (&args.which.run, &local) {
+    let fleet = match (&args.which.run, &local) {
         (Some(run), None) => {
-            Some((run.clone(), fleet::ledger(run, &args.which.servers, Connect::Once, Stopper::new())?))
+            let (servers, stopper) = (&args.which.servers, Stopper::new());
+            let ledger = fleet::ledger(run, servers, Connect::Once, stopper.clone())?;
+            let broker = fleet::broker(run, servers, "progress", Connect::Once, stopper)?;
+            Some((run.clone(), ledger, broker))
         }
         _ => None,
     };
     loop {
-        let report = match &ledger {
-            Some((run, ledger)) => of_fleet(run, ledger).await?,
+        let report = match &fleet {
+            Some((run, ledger, broker)) => of_fleet(run, ledger, broker).await?,
             None => of_folder(&local.clone().unwrap_or_else(|| out_folder(None, None)))?,
         };
         tell(&report, args.json)?;
@@ -70,16 +87,28 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
     if let Some(rate) = report.products_per_second.filter(|_| !report.complete) {
         println!("Rate: {rate:.1} products/s");
     }
+    if let Some(Queues { tasks, retries, outcomes, dead }) = &report.queues {
+        println!("Waiting: {tasks} tasks, {retries} retries, {outcomes} outcomes, {dead} dead");
+    }
+    if let (None, Some(trouble)) = (&report.queues, &report.broker) {
+        println!("Queues: not known, {trouble}");
+    }
+    if let Some(seconds) = report.paused_seconds {
+        println!("Paused: for {seconds:.0} s, the provider asks for fewer requests");
+    }
     Ok(())
 }
 
-async fn of_fleet(run: &str, ledger: &RedisLedger) -> anyhow::Result<Report> {
+async fn of_fleet(run: &str, ledger: &RedisLedger, broker: &RabbitBroker) -> anyhow::Result<Report> {
     ledger
         .job()
         .await?
         .ok_or_else(|| Usage(format!("there is no run '{run}' in this Redis; start its producer first")))?;
     let progress = ledger.progress().await?;
     let (completed, failed) = progress.done();
+    let paused = ledger.paused_for().await?;
+    // The ledger alone knows how far the run is: without RabbitMQ there is still something to tell.
+    let looked = broker.look().await;
     let report = Report {
         failures_by_class: progress
             .failures
@@ -89,6 +118,14 @@ async fn of_fleet(run: &str, ledger: &RedisLedger) -> anyhow::Result<Report> {
         products_per_second: progress.vitals.map(|vitals| vitals.products_per_second),
         cost_usd: progress.vitals.and_then(|vitals| vitals.cost_usd),
         complete: progress.scan.is_some_and(|scan| scan.is_complete()),
+        broker: Some(looked.as_ref().map_or_else(|error| printable(&error.to_string()), |_| "ok".to_owned())),
+        queues: looked.ok().map(|Depths { tasks, retries, outcomes, dead }| Queues {
+            tasks,
+            retries,
+            outcomes,
+            dead,
+        }),
+        paused_seconds: (!paused.is_zero()).then_some(paused.as_secs_f64()),
         ..report(run, progress.total(), completed, failed)
     };
     Ok(report)
@@ -126,6 +163,9 @@ fn report(run: &str, total: Option<u64>, completed: u64, failed: u64) -> Report 
         products_per_second: None,
         cost_usd: None,
         complete: false,
+        queues: None,
+        broker: None,
+        paused_seconds: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
+mod broker_faults;
 mod cli;
 mod contract;
 mod crashes;
@@ -10,7 +11,10 @@ mod embedded;
 mod fleet;
 mod leases;
 mod proofs;
+mod proxy;
+mod queue_faults;
 mod retries;
 mod servers;
+mod shutdown;
 mod storm;
 mod support;

@@ -3,7 +3,7 @@
 //!
 //! Messages that could not be read stay where they are: whoever sent them, or a newer Shelfmill, must look at them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shelfmill_pipeline::{
     broker::{Broker, Cause, DeadLetter},
@@ -14,8 +14,6 @@ use shelfmill_pipeline::{
     signature::Signature,
 };
 
-/// How often an idle aggregator looks.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The rest waits for the next look.
 const MESSAGES_PER_LOOK: usize = 10_000;
 /// For as long as it takes to put one product's failure in its place.
@@ -25,23 +23,22 @@ const LEASE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) struct Undertaker {
     name: String,
-    looked: Instant,
     /// Messages that were left there by the last look.
     left: u64,
 }
 
 impl Undertaker {
     pub(crate) fn new(name: String) -> Self {
-        Self { name, looked: Instant::now(), left: 0 }
+        Self { name, left: 0 }
     }
 
-    /// Looks where there is something new.
-    pub(crate) async fn look(&mut self, broker: &dyn Broker, ledger: &dyn Ledger) -> anyhow::Result<()> {
-        if self.looked.elapsed() < LOOK_EVERY {
-            return Ok(());
-        }
-        self.looked = Instant::now();
-        let dead = broker.depths().await?.dead;
+    /// Looks where there is something new; `dead` is how many messages there are.
+    pub(crate) async fn look(
+        &mut self,
+        dead: u64,
+        broker: &dyn Broker,
+        ledger: &dyn Ledger,
+    ) -> anyhow::Result<()> {
         if dead <= self.left {
             self.left = dead;
             return Ok(());

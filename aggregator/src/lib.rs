@@ -28,6 +28,7 @@ mod pen;
 mod rate;
 mod replay;
 mod summary;
+mod watch;
 mod writer;
 
 pub use folder::{Folder, FolderError, RunRecord};
@@ -42,6 +43,7 @@ use dead::Undertaker;
 use finalize::finalize;
 use pen::{Pen, pen_of, take_pen};
 use rate::Rate;
+use watch::Watch;
 use writer::Writer;
 
 /// The oldest an outcome gets before it is written.
@@ -98,7 +100,7 @@ pub struct Aggregator {
     rate: Rate,
     cost_usd: Option<f64>,
     reported: Option<Instant>,
-    undertaker: Undertaker,
+    watch: Watch,
     is_complete: bool,
 }
 
@@ -137,7 +139,7 @@ impl Aggregator {
             rate: Rate::default(),
             cost_usd: Some(known_cost_usd.unwrap_or(0.0) + told_cost_usd),
             reported: None,
-            undertaker,
+            watch: Watch::new(undertaker),
             is_complete: false,
         }))
     }
@@ -182,8 +184,11 @@ impl Aggregator {
             match first {
                 Some(first) => self.checkpoint(first, outcomes.as_mut()).await?,
                 None => {
-                    self.look().await?;
-                    self.undertaker.look(broker, self.ledger.as_ref()).await?;
+                    let progress = self.look().await?;
+                    tokio::select! {
+                        looked = self.watch.look(broker, self.ledger.as_ref(), &progress) => looked?,
+                        () = stopper.stopped() => {}
+                    }
                 }
             }
             if self.is_complete {
@@ -214,7 +219,12 @@ impl Aggregator {
             while let Ok(Ok(first)) = tokio::time::timeout(QUIET, outcomes.next()).await {
                 self.checkpoint(first, outcomes).await?;
             }
-            if self.stopper.is_stopped() || broker.depths().await?.outcomes == 0 {
+            let depths = tokio::select! {
+                depths = broker.depths() => depths?,
+                // What is left is dropped by the next one.
+                () = self.stopper.stopped() => return Ok(()),
+            };
+            if depths.outcomes == 0 {
                 return Ok(());
             }
         }
@@ -238,13 +248,13 @@ impl Aggregator {
     }
 
     /// How far the run is, also while nothing comes.
-    async fn look(&mut self) -> anyhow::Result<()> {
+    async fn look(&mut self) -> anyhow::Result<Progress> {
         let progress = self.progress().await?;
         if progress.total().is_some() && progress.total() != self.writer.folder.record().expected {
             self.writer.folder.update(|record| record.expected = progress.total())?;
         }
-        (self.listener)(Event::Progress { progress: Box::new(progress) });
-        Ok(())
+        (self.listener)(Event::Progress { progress: Box::new(progress.clone()) });
+        Ok(progress)
     }
 
     async fn progress(&mut self) -> anyhow::Result<Progress> {

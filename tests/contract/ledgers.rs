@@ -133,8 +133,10 @@ async fn a_released_product_is_free_again(ledger: &dyn Ledger) {
     ledger.claim(product, "one", LEASE).await.unwrap();
     ledger.release(product, "two", &Spent::default()).await.unwrap();
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Busy));
+    assert_eq!(ledger.claimed().await.unwrap(), 1);
     ledger.release(product, "one", &Spent::default()).await.unwrap();
     ledger.release(product, "one", &Spent::default()).await.unwrap();
+    assert_eq!(ledger.claimed().await.unwrap(), 0);
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(matches!(claim, Claim::Granted(Grant { lost_claims: 0, lost_calls: 0, .. })), "{claim:?}");
 }
@@ -256,6 +258,7 @@ async fn a_record_from_another_mark_is_refused(ledger: &dyn Ledger) {
 async fn take_over(ledger: &RedisLedger, product: IdHash, from: &str, by: &str) -> (u32, u32) {
     ledger.renew(&[(product, from.to_owned())], Duration::from_millis(1)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), async {
+        while ledger.claimed().await.unwrap() > 0 {}
         loop {
             match ledger.claim(product, by, LEASE).await.unwrap() {
                 Claim::Granted(grant) => return (grant.lost_claims, grant.lost_calls),

@@ -96,6 +96,16 @@ impl RabbitMq {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
 
+    /// Where it listens, for a proxy before it.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The same node by another port: a proxy's.
+    pub(crate) fn url_by(&self, port: u16) -> String {
+        self.url().replace(&self.port.to_string(), &port.to_string())
+    }
+
     /// # Panics
     /// Without [`Builder::tls`].
     pub(crate) fn tls_url(&self) -> String {

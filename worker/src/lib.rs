@@ -9,9 +9,9 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use secrecy::SecretString;
 use shelfmill_pipeline::{
-    broker::{Broker, Consumer, Delivery},
+    broker::{Broker, BrokerError, Consumer, Delivery},
     job::Job,
-    ledger::Ledger,
+    ledger::{Ledger, LedgerError},
     message::Task,
     shutdown::Stopper,
 };
@@ -89,7 +89,7 @@ pub async fn run(
     let result = work(&desk, tasks.as_mut(), concurrency as usize, until_done, &stopper).await;
     upkeep.abort();
     tracing::info!(worker = desk.name(), "ended");
-    result
+    unless_aborted(result)
 }
 
 async fn job_of_run(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<Option<Job>> {
@@ -194,5 +194,16 @@ async fn drain(running: &mut JoinSet<anyhow::Result<()>>, stopper: &Stopper) -> 
 }
 
 fn check(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
-    ended.context("a product's task ended abnormally")?
+    unless_aborted(ended.context("a product's task ended abnormally")?)
+}
+
+/// A product that was let go of at the end of the grace is no error: its task comes again.
+fn unless_aborted(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    result.or_else(|error| {
+        let aborted = error.chain().any(|cause| {
+            matches!(cause.downcast_ref(), Some(BrokerError::Aborted))
+                || matches!(cause.downcast_ref(), Some(LedgerError::Aborted))
+        });
+        if aborted { Ok(()) } else { Err(error) }
+    })
 }

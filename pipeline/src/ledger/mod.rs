@@ -321,6 +321,8 @@ pub trait Ledger: Send + Sync {
         outcome: &Outcome,
         late: bool,
     ) -> Result<Kept, LedgerError>;
+    /// How many claims are held now.
+    async fn claimed(&self) -> Result<u64, LedgerError>;
     /// Takes a place in the fleet's pace for a call under this claim, its `number`th from 1.
     async fn reserve_call(
         &self,

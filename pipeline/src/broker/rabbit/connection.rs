@@ -3,28 +3,35 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::StreamExt;
 use lapin::{
-    Channel, Connection, ConnectionProperties, ErrorKind,
+    Channel, Connection, ConnectionProperties, ErrorKind, Event,
     options::ConfirmSelectOptions,
     protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
-    runtime,
     tcp::OwnedTLSConfig,
     uri::AMQPUri,
 };
 use tokio::{
     sync::Mutex,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use super::{Connect, declare::declare};
+use super::{
+    Connect,
+    declare::declare,
+    outage::{Loss, Outages, Purpose},
+    socket::Socket,
+};
 use crate::{
     broker::{BrokerError, topology::Topology},
     shutdown::Stopper,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How soon whoever waits for a connection's end sees it.
+const GONE_POLL: Duration = Duration::from_millis(100);
 
-/// What every connection of a process is made from, and the one that publishes.
+/// What every connection of a process is made from, and the ones that are kept.
 pub(super) struct Shared {
     pub(super) uri: AMQPUri,
     pub(super) at: String,
@@ -33,33 +40,57 @@ pub(super) struct Shared {
     pub(super) connect: Connect,
     pub(super) topology: Topology,
     pub(super) stopper: Stopper,
+    pub(super) outages: Outages,
     pub(super) publisher: Mutex<Option<Arc<Link>>>,
+    pub(super) looker: Mutex<Option<Arc<Link>>>,
 }
 
 /// A connection with its one channel; both end when the last holder lets go.
 pub(super) struct Link {
     pub(super) channel: Channel,
-    pub(super) _connection: Connection,
+    pub(super) connection: Connection,
+    socket: Socket,
+    pub(super) opened: Instant,
+}
+
+impl Link {
+    pub(super) fn is_alive(&self) -> bool {
+        self.channel.status().connected() && self.connection.status().connected()
+    }
+
+    /// RabbitMQ has said that it takes nothing on this connection, and will say when it does again.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_alive() && self.connection.status().blocked()
+    }
+
+    /// Resolves when the connection is lost.
+    pub(super) async fn gone(&self) {
+        while self.is_alive() {
+            sleep(GONE_POLL).await;
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if !self.connection.status().connected() {
+            self.socket.end();
+        }
+    }
 }
 
 impl Shared {
     /// A new connection with the topology declared; waits for RabbitMQ where the configuration says so.
-    pub(super) async fn open(&self, purpose: &str) -> Result<Arc<Link>, BrokerError> {
+    pub(super) async fn open(&self, purpose: Purpose) -> Result<Arc<Link>, BrokerError> {
         let mut delays = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(200))
             .with_max_delay(Duration::from_secs(5))
             .with_jitter()
             .without_max_times()
             .build();
-        let mut told = false;
         loop {
             let reason = match timeout(CONNECT_TIMEOUT, self.try_open(purpose)).await {
-                Ok(Ok(link)) => {
-                    if told {
-                        tracing::info!(at = self.at, purpose, "RabbitMQ is there");
-                    }
-                    return Ok(Arc::new(link));
-                }
+                Ok(Ok(link)) => return Ok(Arc::new(link)),
                 Ok(Err(Trouble::Permanent(error))) => return Err(error),
                 Ok(Err(Trouble::Passing(error))) => error.to_string(),
                 Err(_) => format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
@@ -67,10 +98,7 @@ impl Shared {
             if self.connect == Connect::Once {
                 return Err(BrokerError::Unreachable { at: self.at.clone(), reason });
             }
-            if !told {
-                told = true;
-                tracing::warn!(at = self.at, reason, "cannot reach RabbitMQ, trying again until it is there");
-            }
+            self.outages.lost(purpose, None, &Loss::Unreachable(reason));
             tokio::select! {
                 () = sleep(delays.next().unwrap_or(Duration::from_secs(5))) => {}
                 () = self.stopper.aborted() => return Err(BrokerError::Aborted),
@@ -78,21 +106,22 @@ impl Shared {
         }
     }
 
-    async fn try_open(&self, purpose: &str) -> Result<Link, Trouble> {
+    async fn try_open(&self, purpose: Purpose) -> Result<Link, Trouble> {
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("{} ({purpose})", self.client_name).into());
-        let connection = Connection::connect_uri_with_config(
-            self.uri.clone(),
-            properties,
-            self.tls.clone(),
-            runtime::default_runtime()?,
-        )
-        .await
-        .map_err(|error| self.connect_trouble(error))?;
+        let (connection, mut socket) = Socket::connect(self.uri.clone(), properties, self.tls.clone())
+            .await
+            .map_err(|error| self.connect_trouble(error))?;
         let channel = connection.create_channel().await?;
-        declare(&channel, &self.topology).await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Link { channel, _connection: connection })
+        if purpose != Purpose::Look {
+            declare(&channel, &self.topology).await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        }
+        if purpose == Purpose::Publish {
+            tokio::spawn(tell_when_blocked(self.at.clone(), connection.events_listener()));
+        }
+        socket.is_connected();
+        Ok(Link { channel, connection, socket, opened: Instant::now() })
     }
 
     fn connect_trouble(&self, error: lapin::Error) -> Trouble {
@@ -104,6 +133,30 @@ impl Shared {
                 reason: amqp.get_message().to_string(),
             }),
             _ => Trouble::Passing(error),
+        }
+    }
+}
+
+/// An alarm of RabbitMQ stops publishing and nothing else: publishes wait, acknowledgements flow. Ends with the
+/// connection.
+async fn tell_when_blocked(at: String, events: impl futures_util::Stream<Item = Event>) {
+    let mut events = std::pin::pin!(events);
+    let mut since = Instant::now();
+    while let Some(event) = events.next().await {
+        match event {
+            Event::ConnectionBlocked(reason) => {
+                since = Instant::now();
+                tracing::warn!(
+                    at,
+                    reason,
+                    "RabbitMQ takes no messages for now, waiting until it does; calls in flight go on and nothing is lost"
+                );
+            }
+            Event::ConnectionUnblocked => {
+                let after_seconds = format_args!("{:.1}", since.elapsed().as_secs_f64());
+                tracing::info!(at, %after_seconds, "RabbitMQ takes messages again");
+            }
+            _ => {}
         }
     }
 }

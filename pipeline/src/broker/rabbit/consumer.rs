@@ -3,21 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use lapin::{
     Acker,
     message::Delivery as LapinDelivery,
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    connection::{Link, Shared},
+    connection::{Link, Shared, Trouble},
+    declare::queue_trouble,
+    outage::{Loss, Purpose},
     publish::{ANSWER_TIMEOUT, Epitaph},
 };
 use crate::{
@@ -99,13 +98,20 @@ impl<M: Wire> RabbitConsumer<M> {
 impl Shared {
     async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Live, BrokerError> {
         loop {
-            let link = self.open("consume").await?;
-            match timeout(ANSWER_TIMEOUT, subscribe_once(&link, queue, prefetch)).await {
-                Ok(Ok(stream)) => return Ok((link, stream)),
-                Ok(Err(error)) => tracing::debug!(queue, %error, "could not subscribe, trying again"),
-                Err(_) => tracing::debug!(queue, "no answer to subscribing, trying again"),
-            }
-            sleep(Duration::from_millis(200)).await;
+            let link = self.open(Purpose::Consume).await?;
+            let loss = match timeout(ANSWER_TIMEOUT, subscribe_once(&link, queue, prefetch)).await {
+                Ok(Ok(stream)) => {
+                    self.outages.restored(Purpose::Consume);
+                    return Ok((link, stream));
+                }
+                Ok(Err(error)) => match queue_trouble(queue, error) {
+                    Trouble::Permanent(error) => return Err(error),
+                    Trouble::Passing(error) => Loss::Connection(error.to_string()),
+                },
+                Err(_) => Loss::Connection(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+            };
+            self.outages.lost(Purpose::Consume, Some(link.opened), &loss);
+            self.breathe().await?;
         }
     }
 
@@ -128,7 +134,7 @@ impl Shared {
                 next = live.1.next() => next,
                 () = closing.cancelled() => return Ok(Some(live)),
             };
-            let trouble = match next {
+            let loss = match next {
                 Some(Ok(found)) => {
                     match M::decode(&found.data) {
                         Ok(message) => {
@@ -139,16 +145,21 @@ impl Shared {
                     }
                     continue;
                 }
-                Some(Err(error)) => error.to_string(),
-                None => "the consumer was cancelled".to_owned(),
+                Some(Err(error)) => Loss::Connection(error.to_string()),
+                // RabbitMQ cancels a consumer whose queue is gone, and leaves it its connection.
+                None if live.0.is_alive() => Loss::Queue(queue.to_owned()),
+                None => Loss::Connection("the connection has ended".to_owned()),
             };
-            tracing::warn!(at = self.at, queue, trouble, "lost the connection that consumes");
+            self.outages.lost(Purpose::Consume, Some(live.0.opened), &loss);
             drop(live);
+            let subscribed = async {
+                self.breathe().await?;
+                self.subscribe(queue, prefetch).await
+            };
             live = tokio::select! {
-                live = self.subscribe(queue, prefetch) => live?,
+                live = subscribed => live?,
                 () = closing.cancelled() => return Ok(None),
             };
-            tracing::info!(at = self.at, queue, "consuming again");
         }
     }
 
@@ -182,6 +193,17 @@ impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
     }
 
     async fn close(&mut self) -> Result<(), BrokerError> {
+        let stopper = self.shared.stopper.clone();
+        tokio::select! {
+            closed = self.give_back() => closed,
+            // RabbitMQ delivers again what was not given back.
+            () = stopper.aborted() => Ok(()),
+        }
+    }
+}
+
+impl<M: Wire> RabbitConsumer<M> {
+    async fn give_back(&mut self) -> Result<(), BrokerError> {
         self.closing.cancel();
         let live = (&mut self.pump).await.ok().flatten();
         if !M::GIVEN_BACK_AS_COPY {
@@ -190,23 +212,61 @@ impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
             while self.fetched.try_recv().is_ok() {}
             return Ok(());
         }
+        // Cancelled first: what is given back must not come here again.
+        let mut unbegun = match live {
+            Some((link, stream)) => unsubscribe(link, stream).await,
+            None => Vec::new(),
+        };
+        self.fetched.close();
         while let Ok(fetched) = self.fetched.try_recv() {
-            let (message, receipt) = fetched?;
-            self.shared.publish(&self.queue, &message.encode(), None).await?;
-            acknowledge(&receipt.acker).await;
+            let (message, RabbitReceipt { link, acker, .. }) = fetched?;
+            unbegun.push(Unbegun { link, body: message.encode(), acker });
         }
-        let Some((link, mut stream)) = live else { return Ok(()) };
-        let cancelled = link.channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
-        if !matches!(timeout(ANSWER_TIMEOUT, cancelled).await, Ok(Ok(()))) {
-            return Ok(());
-        }
-        while let Some(Ok(found)) = stream.next().await {
-            self.shared.publish(&self.queue, &found.data, None).await?;
-            acknowledge(&found.acker).await;
+        let given_back = unbegun.iter().map(|message| message.give_back(&self.shared, &self.queue));
+        try_join_all(given_back).await.map(drop)
+    }
+}
+
+/// A message that was fetched and not handed out.
+struct Unbegun {
+    link: Arc<Link>,
+    body: Vec<u8>,
+    acker: Acker,
+}
+
+impl Unbegun {
+    /// As a copy, confirmed, before it is acknowledged. Where the connection it came on is lost, or the grace is
+    /// over, there is nothing to do: RabbitMQ delivers it again.
+    async fn give_back(&self, shared: &Shared, queue: &str) -> Result<(), BrokerError> {
+        let published = tokio::select! {
+            published = shared.publish(queue, &self.body, None) => published,
+            () = self.link.gone() => return Ok(()),
+        };
+        match published {
+            Ok(()) => acknowledge(&self.acker).await,
+            Err(BrokerError::Aborted) => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }
 }
+
+/// Ends a subscription; what had arrived on it.
+async fn unsubscribe(link: Arc<Link>, mut stream: lapin::Consumer) -> Vec<Unbegun> {
+    let mut unbegun = Vec::new();
+    let cancelled = link.channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
+    let cancelled = tokio::select! {
+        cancelled = timeout(ANSWER_TIMEOUT, cancelled) => matches!(cancelled, Ok(Ok(()))),
+        () = link.gone() => false,
+    };
+    if cancelled {
+        while let Some(Ok(found)) = stream.next().await {
+            unbegun.push(Unbegun { link: Arc::clone(&link), body: found.data, acker: found.acker });
+        }
+    }
+    unbegun
+}
+
 struct RabbitReceipt {
     shared: Arc<Shared>,
     link: Arc<Link>,

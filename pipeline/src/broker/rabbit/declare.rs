@@ -48,25 +48,38 @@ async fn queue(channel: &Channel, name: &str, extra: &[(&'static str, AMQPValue)
     }
     match channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments).await {
         Ok(_) => Ok(()),
-        Err(error) => match error.kind() {
-            ErrorKind::ProtocolError(amqp)
-                if matches!(amqp.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) =>
-            {
-                Err(Trouble::Permanent(BrokerError::Topology {
-                    queue: name.to_owned(),
-                    reason: amqp.get_message().to_string(),
-                }))
-            }
-            ErrorKind::ProtocolError(amqp)
-                if matches!(amqp.kind(), AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) =>
-            {
-                Err(Trouble::Permanent(BrokerError::Forbidden {
-                    queue: name.to_owned(),
-                    reason: amqp.get_message().to_string(),
-                }))
-            }
-            _ => Err(Trouble::Passing(error)),
+        Err(error) => Err(queue_trouble(name, error)),
+    }
+}
+
+/// What RabbitMQ's answer about a queue means: some answers stay the same however often one asks.
+pub(super) fn queue_trouble(queue: &str, error: lapin::Error) -> Trouble {
+    let (queue, reason) = match error.kind() {
+        ErrorKind::ProtocolError(amqp) => (queue.to_owned(), amqp.get_message().to_string()),
+        _ => return Trouble::Passing(error),
+    };
+    match soft(&error) {
+        // Also said of a message that is larger than RabbitMQ takes, which is no fault of the queue.
+        Some(AMQPSoftError::PRECONDITIONFAILED) if reason.contains(" arg ") => {
+            Trouble::Permanent(BrokerError::Topology { queue, reason })
+        }
+        Some(AMQPSoftError::ACCESSREFUSED) => Trouble::Permanent(BrokerError::Forbidden { queue, reason }),
+        _ => Trouble::Passing(error),
+    }
+}
+
+/// Whether RabbitMQ says that there is no such queue.
+pub(super) fn is_not_found(error: &lapin::Error) -> bool {
+    matches!(soft(error), Some(AMQPSoftError::NOTFOUND))
+}
+
+fn soft(error: &lapin::Error) -> Option<&AMQPSoftError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(amqp) => match amqp.kind() {
+            AMQPErrorKind::Soft(soft) => Some(soft),
+            AMQPErrorKind::Hard(_) => None,
         },
+        _ => None,
     }
 }
 

@@ -23,15 +23,18 @@ use crate::{
 use connection::Shared;
 use consumer::{RabbitConsumer, Wire};
 use dead::RabbitDeadLetters;
+use outage::{Outages, Purpose};
 
 mod connection;
 mod consumer;
 mod dead;
 mod declare;
+mod outage;
 mod publish;
+mod socket;
 
-/// A silent peer is given up after twice this.
-const HEARTBEAT_S: u16 = 15;
+/// A silent peer is given up after twice this. Half of it would be too short for a machine that is busy for seconds.
+const HEARTBEAT_S: u16 = 10;
 
 /// Whether to wait for a broker that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +88,7 @@ impl RabbitBroker {
         Ok(Self {
             shared: Arc::new(Shared {
                 uri,
+                outages: Outages::new(at.clone()),
                 at,
                 tls: OwnedTLSConfig { identity: None, cert_chain },
                 client_name: config.client_name,
@@ -92,8 +96,14 @@ impl RabbitBroker {
                 topology: Topology::of(&config.run),
                 stopper,
                 publisher: Mutex::new(None),
+                looker: Mutex::new(None),
             }),
         })
+    }
+
+    /// How much is waiting, for people: an answer or an error within 3 s, and nothing is declared.
+    pub async fn look(&self) -> Result<Depths, BrokerError> {
+        self.shared.look().await
     }
 
     async fn consume<M: Wire>(
@@ -138,7 +148,8 @@ impl Broker for RabbitBroker {
     }
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>, BrokerError> {
-        let link = self.shared.open("dead letters").await?;
+        let link = self.shared.open(Purpose::Dead).await?;
+        self.shared.outages.restored(Purpose::Dead);
         Ok(Box::new(RabbitDeadLetters { shared: Arc::clone(&self.shared), link }))
     }
 }

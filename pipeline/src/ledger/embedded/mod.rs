@@ -315,6 +315,10 @@ impl Ledger for EmbeddedLedger {
         Ok(Kept::Yes)
     }
 
+    async fn claimed(&self) -> Result<u64, LedgerError> {
+        Ok(self.lock().claims.len() as u64)
+    }
+
     async fn reserve_call(
         &self,
         claim: (IdHash, &ClaimToken),

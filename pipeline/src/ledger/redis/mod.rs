@@ -28,6 +28,7 @@ pub use failed::FailedProduct;
 
 mod client;
 mod failed;
+mod paused;
 
 /// How long a producer may be silent before another may take over.
 const SCAN_LEASE: Duration = Duration::from_secs(15);
@@ -79,8 +80,8 @@ macro_rules! scripts {
     };
 }
 scripts!(
-    admit, begin, begin_scan, claim, forget, hold_pen, keep_scan, pause, put_answer, record, release, renew,
-    reopen, reserve, seal
+    admit, begin, begin_scan, claim, claimed, forget, hold_pen, keep_scan, pause, put_answer, record,
+    release, renew, reopen, reserve, seal
 );
 
 impl RedisLedger {
@@ -296,6 +297,10 @@ impl Ledger for RedisLedger {
             )
             .await?;
         Ok(u32::try_from(calls).map_or(Kept::Yes, |calls| Kept::Late { calls }))
+    }
+
+    async fn claimed(&self) -> Result<u64, LedgerError> {
+        self.invoke(&self.scripts.claimed.key(&self.keys.claims)).await
     }
 
     async fn reserve_call(

@@ -1,0 +1,138 @@
+//! Tells of a loss once and of its end once, however many connections and waiting products saw it.
+//!
+//! A process has two connections to RabbitMQ and many products that use them, and each finds out by itself that
+//! RabbitMQ is gone. An outage begins with the first that does and ends when every connection that was missed works
+//! again. A connection that dies a little later of the same cause is no news: RabbitMQ was lost once.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::HEARTBEAT_S;
+
+/// By then heartbeats have found every connection that died together with the first.
+const SAME_OUTAGE: Duration = Duration::from_secs(3 * HEARTBEAT_S as u64);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Takes messages and acknowledges them.
+    Consume,
+    /// Puts messages, and asks for depths.
+    Publish,
+    /// Asks for depths, for people.
+    Look,
+    /// Goes through the dead queue.
+    Dead,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Consume => "consume",
+            Self::Publish => "publish",
+            Self::Look => "look",
+            Self::Dead => "dead letters",
+        })
+    }
+}
+
+/// What was lost, and why.
+#[derive(Clone, Debug)]
+pub(super) enum Loss {
+    /// The connection, or its channel.
+    Connection(String),
+    /// There was none to begin with.
+    Unreachable(String),
+    /// A queue that was there is not there any more.
+    Queue(String),
+}
+
+/// The outage a process is in, if it is in one.
+pub(super) struct Outages {
+    at: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    outage: Option<Outage>,
+    last_began: Option<Instant>,
+    /// Whether RabbitMQ was there before.
+    is_known: bool,
+}
+
+struct Outage {
+    began: Instant,
+    of_queue: bool,
+    missed: Vec<Purpose>,
+}
+
+impl Outages {
+    pub(super) fn new(at: String) -> Self {
+        Self { at, state: Mutex::default() }
+    }
+
+    /// A connection that was opened at `opened` (`None`: could not be opened) cannot be used.
+    pub(super) fn lost(&self, purpose: Purpose, opened: Option<Instant>, loss: &Loss) {
+        tracing::debug!(at = self.at, %purpose, ?loss, "lost");
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outage) = &mut state.outage {
+            if !outage.missed.contains(&purpose) {
+                outage.missed.push(purpose);
+            }
+            return;
+        }
+        let now = Instant::now();
+        let is_known =
+            |began: &Instant| opened.is_some_and(|opened| opened < *began && now < *began + SAME_OUTAGE);
+        if state.last_began.as_ref().is_some_and(is_known) {
+            return;
+        }
+        let of_queue = matches!(loss, Loss::Queue(_));
+        state.outage = Some(Outage { began: now, of_queue, missed: vec![purpose] });
+        state.last_began = Some(now);
+        let was_there = state.is_known;
+        drop(state);
+        let at = &self.at;
+        match loss {
+            Loss::Queue(queue) => tracing::warn!(
+                at,
+                queue,
+                "a queue was deleted, declaring it again; run the producer again to publish what was in it"
+            ),
+            Loss::Unreachable(reason) if !was_there => {
+                tracing::warn!(at, reason, "cannot reach RabbitMQ, trying again until it is there");
+            }
+            Loss::Connection(reason) | Loss::Unreachable(reason) => tracing::warn!(
+                at,
+                reason,
+                "lost RabbitMQ, trying again until it is back; calls in flight go on and nothing is lost"
+            ),
+        }
+    }
+
+    /// A connection can be used.
+    pub(super) fn restored(&self, purpose: Purpose) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_known = true;
+        let Some(outage) = &mut state.outage else { return };
+        outage.missed.retain(|missed| *missed != purpose);
+        if !outage.missed.is_empty() {
+            return;
+        }
+        let (after_seconds, of_queue) = (outage.began.elapsed().as_secs_f64(), outage.of_queue);
+        state.outage = None;
+        drop(state);
+        let (at, after_seconds) = (&self.at, format_args!("{after_seconds:.1}"));
+        if of_queue {
+            tracing::info!(at, %after_seconds, "the queue is there again");
+        } else {
+            tracing::info!(at, %after_seconds, "RabbitMQ is back");
+        }
+    }
+}
