@@ -4,7 +4,9 @@
 
 mod cli;
 mod contract;
+mod disk_faults;
 mod embedded;
 mod fleet;
+mod redis_faults;
 mod servers;
 mod support;

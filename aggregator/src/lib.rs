@@ -26,6 +26,7 @@ mod order;
 mod pen;
 mod rate;
 mod replay;
+mod shortage;
 mod summary;
 mod writer;
 
@@ -40,6 +41,7 @@ mod requeue;
 use finalize::finalize;
 use pen::{Pen, pen_of, take_pen};
 use rate::Rate;
+use shortage::Shortage;
 use writer::Writer;
 
 /// The oldest an outcome gets before it is written.
@@ -100,6 +102,8 @@ pub struct Aggregator {
     reported: Option<Instant>,
     looked: Instant,
     dead: u64,
+    /// Whether the ledger knew the run when it was last asked.
+    begun: Option<bool>,
     is_complete: bool,
 }
 
@@ -119,7 +123,7 @@ impl Aggregator {
             return Ok(None);
         }
         let pen = Pen::keep(pen, Arc::clone(&ledger));
-        let (writer, told_cost_usd) = match Writer::open(folder, ledger.as_ref()).await {
+        let (writer, told_cost_usd) = match Writer::open(folder, ledger.as_ref(), stopper.clone()).await {
             Ok(opened) => opened,
             Err(error) => {
                 pen.give_back().await;
@@ -139,6 +143,7 @@ impl Aggregator {
             reported: None,
             looked: Instant::now(),
             dead: 0,
+            begun: None,
             is_complete: false,
         }))
     }
@@ -152,10 +157,24 @@ impl Aggregator {
 
     async fn write(&mut self, broker: &dyn Broker) -> anyhow::Result<Summary> {
         let status = self.work(broker).await?;
-        let (_, rejected) = self.writer.rejects();
-        let summary = finalize(&self.writer.folder, self.ledger.as_ref(), rejected, status).await?;
-        self.writer.told_anew(self.ledger.as_ref()).await?;
-        self.writer.folder.close()?;
+        let mut shortage = Shortage::new(&self.stopper);
+        loop {
+            match Self::finish(&mut self.writer, self.ledger.as_ref(), status).await {
+                Ok(summary) => {
+                    shortage.over();
+                    return Ok(summary);
+                }
+                Err(error) => shortage.wait(error).await?,
+            }
+        }
+    }
+
+    /// The last files; can be done again.
+    async fn finish(writer: &mut Writer, ledger: &dyn Ledger, status: Status) -> anyhow::Result<Summary> {
+        let (_, rejected) = writer.rejects();
+        let summary = finalize(&writer.folder, ledger, rejected, status).await?;
+        writer.told_anew(ledger).await?;
+        writer.folder.close()?;
         Ok(summary)
     }
 }
@@ -257,9 +276,11 @@ impl Aggregator {
 
     /// How far the run is, also while nothing comes.
     async fn look(&mut self) -> anyhow::Result<()> {
+        self.writer.look_after(self.ledger.as_ref()).await?;
         let progress = self.progress().await?;
         if progress.total().is_some() && progress.total() != self.writer.folder.record().expected {
-            self.writer.folder.update(|record| record.expected = progress.total())?;
+            // For those who watch; what cannot be written now is written the next time.
+            let _ = self.writer.folder.update(|record| record.expected = progress.total());
         }
         (self.listener)(Event::Progress { progress: Box::new(progress) });
         Ok(())
@@ -272,11 +293,12 @@ impl Aggregator {
             self.ledger.report(&vitals).await?;
         }
         let progress = Progress { vitals: Some(vitals), ..self.ledger.progress().await? };
+        self.tell_whether_begun(progress.begun);
         self.is_complete = match progress.scan {
             Some(scan) if scan.is_complete() => {
                 let (rejects_scan, rejects) = self.writer.rejects();
                 if scan.rejected == 0 && scan.scan > rejects_scan {
-                    self.writer.forget_rejects(scan.scan)?;
+                    self.writer.forget_rejects(scan.scan).await?;
                 }
                 scan.rejected == 0
                     || rejects_scan > scan.scan
@@ -285,6 +307,28 @@ impl Aggregator {
             _ => false,
         };
         Ok(progress)
+    }
+}
+
+impl Aggregator {
+    /// Without its producer's facts a run has no end: whoever emptied Redis is told what to do.
+    fn tell_whether_begun(&mut self, begun: bool) {
+        let before = self.begun.replace(begun);
+        if before == Some(begun) {
+            return;
+        }
+        if begun {
+            if before.is_some() {
+                tracing::info!("the run has a producer's job again");
+            }
+        } else if before.is_some() || self.writer.has_lines() {
+            tracing::warn!(
+                "Redis has lost the run: it was emptied, or set back to before the run. Every result is on disk, and \
+                 Redis is told of it; run the producer again, with the same input, or this run has no end"
+            );
+        } else {
+            tracing::info!("the run has no job yet, waiting for its producer");
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod fleet;
 pub(crate) mod group;
 pub(crate) mod ports;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod rabbitmq;
 pub(crate) mod redis;
 pub(crate) mod results;

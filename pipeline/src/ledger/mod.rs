@@ -38,7 +38,7 @@ pub use redis::{FailedProduct, RedisConfig, RedisLedger};
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The URL cannot be read or the login was refused.
-    #[error("Redis at {at} refuses the connection: {reason}")]
+    #[error("Redis at {at} refuses the connection: {reason}; look at the user and password in --redis-url")]
     Refused {
         /// Host and port; never the password.
         at: String,
@@ -68,8 +68,17 @@ pub enum LedgerError {
         what: &'static str,
     },
     /// Another producer has taken over the run, because this one was not heard of for too long.
-    #[error("another producer has taken over this run")]
+    #[error(
+        "another producer has taken over this run, or Redis was set back to an older state; if there is no other \
+         producer, run this one again"
+    )]
     ScanLost,
+    /// Redis was emptied while the input was read.
+    #[error(
+        "Redis has lost the run: it was emptied while the input was read. Nothing that is done is lost: run the \
+         producer again, with the same input"
+    )]
+    RunLost,
     /// A file of the embedded ledger cannot be written.
     #[error("cannot keep {file}")]
     File {
@@ -207,6 +216,8 @@ impl ScanCounts {
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Progress {
+    /// Whether the ledger knows the run: a producer has begun it, and it was not emptied since.
+    pub begun: bool,
     /// Products in the input, where known before its end is reached; an estimate until the scan is sealed.
     pub expected: Option<u64>,
     /// The latest reading of the input.

@@ -43,18 +43,19 @@ impl Inflight {
         Ok(inflight)
     }
 
-    /// Notes that a call is about to be made; whether one had been under way when an earlier process ended.
-    pub(super) fn enter(&mut self, product: IdHash) -> io::Result<bool> {
-        if self.slots.contains_key(&product) {
-            return Ok(true);
-        }
+    /// Whether a call for it is under way, or was when an earlier process ended.
+    pub(super) fn knows(&self, product: &IdHash) -> bool {
+        self.slots.contains_key(product)
+    }
+
+    /// Notes that a call is about to be made.
+    pub(super) fn enter(&mut self, product: IdHash) -> io::Result<()> {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.next += 1;
             self.next - 1
         });
         self.slots.insert(product, slot);
-        self.write(slot, product.as_bytes())?;
-        Ok(false)
+        self.write(slot, product.as_bytes())
     }
 
     /// The product's line is on disk, or its call has ended without one.
@@ -79,14 +80,14 @@ mod tests {
         let path = folder.path().join("inflight");
         let [a, b, c] = ["a", "b", "c"].map(IdHash::of);
         let mut first = Inflight::open(&path).unwrap();
-        assert!(!first.enter(a).unwrap());
-        assert!(!first.enter(b).unwrap());
+        first.enter(a).unwrap();
+        first.enter(b).unwrap();
         first.leave(&a).unwrap();
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
-        assert!(second.enter(b).unwrap());
-        assert!(!second.enter(a).unwrap());
-        assert!(!second.enter(c).unwrap());
+        assert_eq!([a, b, c].map(|product| second.knows(&product)), [false, true, false]);
+        second.enter(a).unwrap();
+        second.enter(c).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 3 * 12);
     }
 }

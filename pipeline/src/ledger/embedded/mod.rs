@@ -45,6 +45,7 @@ struct Inner {
     answers: HashMap<IdHash, Outcome>,
     spent: HashMap<IdHash, Spent>,
     inflight: Option<(Inflight, String)>,
+    inflight_told: bool,
     pace: Pace,
     scan: Option<ScanCounts>,
     scans_after: u64,
@@ -98,14 +99,35 @@ impl EmbeddedLedger {
 }
 
 impl Inner {
-    fn note_entry(&mut self, product: IdHash) -> Result<bool, LedgerError> {
-        let Some((inflight, file)) = &mut self.inflight else { return Ok(false) };
-        inflight.enter(product).map_err(|source| LedgerError::File { file: file.clone(), source })
+    /// Whether a call for it had been under way when an earlier process ended.
+    fn note_entry(&mut self, product: IdHash) -> bool {
+        let Some((inflight, file)) = &mut self.inflight else { return false };
+        let repeated = inflight.knows(&product);
+        if !repeated && let Err(error) = inflight.enter(product) {
+            let file = file.clone();
+            self.forget_inflight(&file, &error);
+        }
+        repeated
     }
 
-    fn note_leave(&mut self, product: &IdHash) -> Result<(), LedgerError> {
-        let Some((inflight, file)) = &mut self.inflight else { return Ok(()) };
-        inflight.leave(product).map_err(|source| LedgerError::File { file: file.clone(), source })
+    fn note_leave(&mut self, product: &IdHash) {
+        let Some((inflight, file)) = &mut self.inflight else { return };
+        if let Err(error) = inflight.leave(product) {
+            let file = file.clone();
+            self.forget_inflight(&file, &error);
+        }
+    }
+
+    /// Not worth the calls under way: what is lost with the file is a count.
+    fn forget_inflight(&mut self, file: &str, error: &std::io::Error) {
+        if !std::mem::replace(&mut self.inflight_told, true) {
+            tracing::warn!(
+                file,
+                %error,
+                "cannot note which calls are under way; were this process killed, the summary's count of repeated calls \
+                 would be wrong, and nothing else"
+            );
+        }
     }
 
     fn state(&self, product: &IdHash) -> State {
@@ -250,7 +272,7 @@ impl Ledger for EmbeddedLedger {
             Some(holder) if holder != token => Ok(Claim::Busy),
             _ => {
                 inner.claims.insert(product, token.to_owned());
-                Ok(Claim::Granted { repeated: inner.note_entry(product)? })
+                Ok(Claim::Granted { repeated: inner.note_entry(product) })
             }
         }
     }
@@ -263,7 +285,7 @@ impl Ledger for EmbeddedLedger {
         let mut inner = self.lock();
         if inner.claims.get(&product).is_some_and(|holder| holder == token) {
             inner.claims.remove(&product);
-            inner.note_leave(&product)?;
+            inner.note_leave(&product);
         }
         Ok(())
     }
@@ -315,7 +337,7 @@ impl Ledger for EmbeddedLedger {
             inner.record(done);
             inner.answers.remove(done.hash());
             inner.claims.remove(done.hash());
-            inner.note_leave(done.hash())?;
+            inner.note_leave(done.hash());
         }
         inner.journal = Some(after.clone());
         Ok(true)
@@ -347,6 +369,7 @@ impl Ledger for EmbeddedLedger {
             .filter(|(_, count)| *count > 0)
             .collect();
         Ok(Progress {
+            begun: inner.job.is_some(),
             expected: inner.expected,
             scan: inner.scan,
             completed: inner.completed,

@@ -4,6 +4,10 @@
 //! share the hash tag `{run}`. Products live in 32 768 hashes by their hash, small enough to stay listpacks up
 //! to about 16 million products (some 22 bytes each); a value is a letter (`o` open, `c` completed, `f`
 //! failed) and the number of the scan that met the product last.
+//!
+//! A Redis that is full (`noeviction`) refuses a script before its first write or not at all. Those that the aggregator
+//! needs to write lines, and so to free what their answers take, and those that keep what is held, run all the same
+//! (`allow-oom`): the fleet pauses, and what was paid for leaves Redis.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -27,6 +31,7 @@ pub use failed::FailedProduct;
 
 mod client;
 mod failed;
+mod outage;
 
 /// How long a producer may be silent before another may take over.
 const SCAN_LEASE: Duration = Duration::from_secs(15);
@@ -77,7 +82,7 @@ macro_rules! scripts {
 }
 scripts!(
     admit, begin, begin_scan, claim, forget, hold_pen, keep_scan, pause, put_answer, record, release, renew,
-    reopen, reserve, seal
+    reopen, report, reserve, seal
 );
 
 impl RedisLedger {
@@ -105,6 +110,14 @@ impl RedisLedger {
     async fn fact(&self, name: &str) -> Result<Option<String>, LedgerError> {
         let key = &self.keys.run;
         self.connection.run(|mut manager| async move { manager.hget(key, name).await }).await
+    }
+
+    /// Why the ledger's scan is not the caller's.
+    async fn scan_lost(&self) -> Result<LedgerError, LedgerError> {
+        Ok(match self.fact("scan").await? {
+            Some(_) => LedgerError::ScanLost,
+            None => LedgerError::RunLost,
+        })
     }
 
     async fn set_fact(&self, name: &str, value: &str) -> Result<(), LedgerError> {
@@ -159,7 +172,7 @@ impl Ledger for RedisLedger {
     async fn keep_scan(&self, scan: u64) -> Result<(), LedgerError> {
         let kept: bool =
             self.invoke(self.scripts.keep_scan.key(&self.keys.run).arg(scan).arg(ms(SCAN_LEASE))).await?;
-        if kept { Ok(()) } else { Err(LedgerError::ScanLost) }
+        if kept { Ok(()) } else { Err(self.scan_lost().await?) }
     }
 
     async fn drop_scan(&self, scan: u64) -> Result<(), LedgerError> {
@@ -174,7 +187,7 @@ impl Ledger for RedisLedger {
             call.key(self.keys.bucket(product)).arg(product.as_bytes());
         }
         let letters: Option<String> = self.invoke(&call).await?;
-        let letters = letters.ok_or(LedgerError::ScanLost)?;
+        let Some(letters) = letters else { return Err(self.scan_lost().await?) };
         Ok(letters
             .bytes()
             .map(|letter| match letter {
@@ -192,7 +205,7 @@ impl Ledger for RedisLedger {
 
     async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError> {
         let sealed: bool = self.invoke(self.scripts.seal.key(&self.keys.run).arg(scan).arg(rejected)).await?;
-        if sealed { Ok(()) } else { Err(LedgerError::ScanLost) }
+        if sealed { Ok(()) } else { Err(self.scan_lost().await?) }
     }
 
     async fn claim(
@@ -327,7 +340,7 @@ impl Ledger for RedisLedger {
     }
 
     async fn report(&self, vitals: &Vitals) -> Result<(), LedgerError> {
-        self.set_fact("vitals", &json(vitals)).await
+        self.invoke(self.scripts.report.key(&self.keys.run).arg(json(vitals))).await
     }
 
     async fn progress(&self) -> Result<Progress, LedgerError> {
@@ -339,6 +352,7 @@ impl Ledger for RedisLedger {
             .filter(|(_, count)| *count > 0)
             .collect();
         Ok(Progress {
+            begun: facts.contains_key("job"),
             expected: count("expected"),
             scan: count("scan").map(|scan| ScanCounts {
                 scan,

@@ -1,0 +1,1 @@
+//! Disks that fill up, and files that others delete, replace or change.
