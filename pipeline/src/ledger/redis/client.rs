@@ -196,6 +196,8 @@ fn trouble(error: &RedisError) -> Trouble {
         "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" => Trouble::Broken,
         "LOADING" | "TRYAGAIN" | "OOM" | "BUSY" | "MISCONF" | "NOREPLICAS" | "UNBLOCKED" => Trouble::Passing,
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Trouble::Refused,
+        // What a login would have made good: without one, Redis reads no command of many words.
+        "ERR" if first.details().is_some_and(|why| why.contains("unauthenticated")) => Trouble::Refused,
         "ERR" if first.details().is_some_and(|why| why.contains("max number of clients")) => Trouble::Broken,
         _ => Trouble::Permanent,
     }

@@ -82,7 +82,7 @@ macro_rules! scripts {
 }
 scripts!(
     admit, begin, begin_scan, claim, forget, hold_pen, keep_scan, pause, put_answer, record, release, renew,
-    reopen, report, reserve, seal
+    reopen, report, reserve, seal, states
 );
 
 impl RedisLedger {
@@ -284,22 +284,21 @@ impl Ledger for RedisLedger {
     }
 
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError> {
-        let mut pipe = redis::pipe();
-        pipe.atomic().hget(&self.keys.run, "journal");
+        let mut call = self.scripts.states.prepare_invoke();
+        call.key(&self.keys.run);
         for product in products {
-            pipe.hget(self.keys.bucket(product), product.as_bytes());
+            call.key(self.keys.bucket(product)).arg(product.as_bytes());
         }
-        let pipe = &pipe;
-        let values: Vec<Option<String>> =
-            self.connection.run(|mut manager| async move { pipe.query_async(&mut manager).await }).await?;
-        let (mark, values) = values.split_first().ok_or(LedgerError::Unreadable { what: "state" })?;
-        let mark = mark.as_deref().map(|text| parse("journal mark", text)).transpose()?;
-        let states =
-            values.iter().map(|value| match value.as_deref().and_then(|value| value.bytes().next()) {
-                Some(b'c') => State::Completed,
-                Some(b'f') => State::Failed,
-                _ => State::Open,
-            });
+        let (mark, letters): (String, String) = self.invoke(&call).await?;
+        let mark = Some(mark)
+            .filter(|mark| !mark.is_empty())
+            .map(|text| parse("journal mark", &text))
+            .transpose()?;
+        let states = letters.bytes().map(|letter| match letter {
+            b'c' => State::Completed,
+            b'f' => State::Failed,
+            _ => State::Open,
+        });
         Ok((mark, states.collect()))
     }
 
