@@ -197,10 +197,12 @@ impl Writer {
         let mut shortage = Shortage::new(&stopper);
         loop {
             match self.begin_rejects(scan) {
-                Ok(()) => return Ok(shortage.over()),
+                Ok(()) => break,
                 Err(error) => shortage.wait(error).await?,
             }
         }
+        shortage.over();
+        Ok(())
     }
 
     /// The record last: cut off before, the rejects come again.

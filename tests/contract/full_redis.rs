@@ -18,12 +18,18 @@ use crate::support::redis::Redis;
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Every key with everything in it.
-fn content(redis: &Redis) -> String {
+/// Every key with everything in it; a hash tells its fields in any order.
+fn content(redis: &Redis) -> Vec<(String, Vec<String>)> {
     let keys = redis.cli(&["KEYS", "*"]);
-    let mut keys: Vec<&str> = keys.lines().collect();
-    keys.sort_unstable();
-    keys.iter().map(|key| format!("{key}\n{}\n", redis.cli(&["HGETALL", key]))).collect()
+    let fields = |key: &str| {
+        let all = redis.cli(&["HGETALL", key]);
+        let mut fields: Vec<String> = all.lines().map(ToOwned::to_owned).collect();
+        fields.sort_unstable();
+        fields
+    };
+    let mut content: Vec<_> = keys.lines().map(|key| (key.to_owned(), fields(key))).collect();
+    content.sort_unstable();
+    content
 }
 
 #[track_caller]
