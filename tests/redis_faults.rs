@@ -328,6 +328,31 @@ fn a_redis_that_goes_back_in_time_is_told_what_it_has_forgotten() {
     live.finish(1, 2 * 16);
 }
 
+#[test]
+fn a_redis_that_goes_back_in_time_while_the_input_is_read_ends_the_reading() {
+    let mut redis = Redis::start();
+    let mut fleet = Fleet::new("redis-scan-back", 3_000, &["--latency", "20ms"]);
+    fleet.redis_url = redis.url();
+    let workers = fleet.workers(2);
+    let aggregator = fleet.aggregator().start();
+    let producer = fleet.producer().args(["--max-backlog", "100"]).start();
+    fleet.wait_for_lines(100);
+    let backup = redis.backup();
+    fleet.wait_for_lines(900);
+    redis.restart_with(&backup);
+    // Sealed with what is left, the run would end without the products in between.
+    let end = producer.wait(DEADLINE).expect_code(1);
+    assert!(end.stderr.contains("Redis was set back to an older state"), "{end}");
+    eventually(DEADLINE, "the aggregator to miss the producer", || {
+        let said = aggregator.stderr();
+        if said.contains("no producer was heard of for 30 s") { Ok(()) } else { Err(said) }
+    });
+    ended(fleet.producer().run(DEADLINE));
+    ended(aggregator.wait(DEADLINE));
+    fleet.assert_done(rabbitmq::shared(), &redis);
+    drop(workers);
+}
+
 /// Started once more on an emptied Redis, one after the other.
 #[test]
 fn a_standby_does_not_take_an_emptied_redis_for_a_new_run() {

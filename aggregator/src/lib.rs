@@ -28,6 +28,7 @@ mod rate;
 mod replay;
 mod shortage;
 mod summary;
+mod watch;
 mod writer;
 
 pub use folder::{Folder, FolderError, RunRecord};
@@ -42,6 +43,7 @@ use finalize::finalize;
 use pen::{Pen, pen_of, take_pen};
 use rate::Rate;
 use shortage::Shortage;
+use watch::Watch;
 use writer::Writer;
 
 /// The oldest an outcome gets before it is written.
@@ -102,8 +104,7 @@ pub struct Aggregator {
     reported: Option<Instant>,
     looked: Instant,
     dead: u64,
-    /// Whether the ledger knew the run when it was last asked.
-    begun: Option<bool>,
+    watch: Watch,
     is_complete: bool,
 }
 
@@ -143,7 +144,7 @@ impl Aggregator {
             reported: None,
             looked: Instant::now(),
             dead: 0,
-            begun: None,
+            watch: Watch::default(),
             is_complete: false,
         }))
     }
@@ -293,9 +294,9 @@ impl Aggregator {
             self.ledger.report(&vitals).await?;
         }
         let progress = Progress { vitals: Some(vitals), ..self.ledger.progress().await? };
-        self.tell_whether_begun(progress.begun);
+        let is_known = self.watch.look(&progress, self.writer.has_lines());
         self.is_complete = match progress.scan {
-            Some(scan) if scan.is_complete() => {
+            Some(scan) if is_known && scan.is_complete() => {
                 let (rejects_scan, rejects) = self.writer.rejects();
                 if scan.rejected == 0 && scan.scan > rejects_scan {
                     self.writer.forget_rejects(scan.scan).await?;
@@ -307,28 +308,6 @@ impl Aggregator {
             _ => false,
         };
         Ok(progress)
-    }
-}
-
-impl Aggregator {
-    /// Without its producer's facts a run has no end: whoever emptied Redis is told what to do.
-    fn tell_whether_begun(&mut self, begun: bool) {
-        let before = self.begun.replace(begun);
-        if before == Some(begun) {
-            return;
-        }
-        if begun {
-            if before.is_some() {
-                tracing::info!("the run has a producer's job again");
-            }
-        } else if before.is_some() || self.writer.has_lines() {
-            tracing::warn!(
-                "Redis has lost the run: it was emptied, or set back to before the run. Every result is on disk, and \
-                 Redis is told of it; run the producer again, with the same input, or this run has no end"
-            );
-        } else {
-            tracing::info!("the run has no job yet, waiting for its producer");
-        }
     }
 }
 

@@ -79,7 +79,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     refused("keep_scan", ledger.keep_scan(scan).await);
     refused("admit", ledger.admit(scan, 2, &[open, answered, new]).await);
     refused("expect", ledger.expect(7).await);
-    refused("seal", ledger.seal(scan, 0).await);
+    refused("seal", ledger.seal(scan, 1, 0).await);
     refused("claim", ledger.claim(new, "worker", LEASE).await);
     refused("put_answer", ledger.put_answer(open, "worker", &outcome).await);
     refused("reserve", ledger.reserve_call(&limits, 1_000).await);

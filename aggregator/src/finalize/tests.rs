@@ -50,7 +50,7 @@ async fn written(folder: &Folder) -> EmbeddedLedger {
     let scan = ledger.begin_scan("p").await.unwrap().unwrap();
     let products = ["a", "b", "c", "d", "e"].map(IdHash::of);
     ledger.admit(scan, 1, &products).await.unwrap();
-    ledger.seal(scan, 0).await.unwrap();
+    ledger.seal(scan, 1, 0).await.unwrap();
     ledger
 }
 

@@ -203,8 +203,9 @@ impl Ledger for RedisLedger {
         self.set_fact("expected", &products.to_string()).await
     }
 
-    async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError> {
-        let sealed: bool = self.invoke(self.scripts.seal.key(&self.keys.run).arg(scan).arg(rejected)).await?;
+    async fn seal(&self, scan: u64, batches: u64, rejected: u64) -> Result<(), LedgerError> {
+        let sealed: bool =
+            self.invoke(self.scripts.seal.key(&self.keys.run).arg(scan).arg(batches).arg(rejected)).await?;
         if sealed { Ok(()) } else { Err(self.scan_lost().await?) }
     }
 
@@ -352,6 +353,7 @@ impl Ledger for RedisLedger {
             .collect();
         Ok(Progress {
             begun: facts.contains_key("job"),
+            read_until_ms: count("scan_until_ms"),
             expected: count("expected"),
             scan: count("scan").map(|scan| ScanCounts {
                 scan,
