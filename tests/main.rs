@@ -6,6 +6,7 @@ mod cli;
 mod contract;
 mod disk_faults;
 mod embedded;
+mod file_faults;
 mod fleet;
 mod redis_faults;
 mod servers;

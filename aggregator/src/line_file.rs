@@ -19,8 +19,8 @@ use jiff::Timestamp;
 /// Somebody else writes in a file that is ours alone.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{} has {found_bytes} bytes, but {written_bytes} were written: something else has changed it. Find out what did; if \
-     lines are missing, restore them from a copy; then start again",
+    "{} has {found_bytes} bytes, but {written_bytes} were written: something else has changed it. Nothing was \
+     acknowledged since. Find out what did it; if lines are missing, restore the file from a copy; then start again",
     path.display()
 )]
 pub(crate) struct Changed {

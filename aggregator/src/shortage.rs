@@ -28,7 +28,7 @@ impl<'s> Shortage<'s> {
     /// Something could not be written: returns when it may be tried again, or gives the error back.
     pub(crate) async fn wait(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
         if !is_full(&error) || self.stopper.is_stopped() {
-            return Err(error.context(LEFT));
+            return Err(left(error));
         }
         if self.since.is_none() {
             self.since = Some(Instant::now());
@@ -37,8 +37,8 @@ impl<'s> Shortage<'s> {
         }
         tokio::select! {
             () = sleep(TRY_EVERY) => Ok(()),
-            () = self.stopper.stopped() => Err(error.context(LEFT)),
-            () = self.stopper.aborted() => Err(error.context(LEFT)),
+            () = self.stopper.stopped() => Err(left(error)),
+            () = self.stopper.aborted() => Err(left(error)),
         }
     }
 
@@ -51,6 +51,15 @@ impl<'s> Shortage<'s> {
 }
 
 fn is_full(error: &anyhow::Error) -> bool {
-    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-    kinds.into_iter().any(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    kinds(error).any(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+}
+
+/// Damaged lines are no trouble of the disk, and say themselves what to do.
+fn left(error: anyhow::Error) -> anyhow::Error {
+    let is_disk = kinds(&error).any(|kind| kind != io::ErrorKind::InvalidData);
+    if is_disk { error.context(LEFT) } else { error }
+}
+
+fn kinds(error: &anyhow::Error) -> impl Iterator<Item = io::ErrorKind> {
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
 }

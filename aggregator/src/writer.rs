@@ -178,6 +178,8 @@ impl Writer {
     /// The ledger has forgotten something: it was emptied, or set back.
     async fn remind(&mut self, ledger: &dyn Ledger) -> anyhow::Result<()> {
         tracing::warn!("the ledger does not know what it was told, telling it what is on disk");
+        // What is read now must be there: the mark would cover lines that were not told.
+        self.commit().await?;
         (self.told, _) = replay(&self.folder, &self.journal, &self.failures, ledger).await?;
         Ok(())
     }
