@@ -81,7 +81,7 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
     let listener = progress::listener(screen);
     let ledger: Arc<dyn Ledger> = Arc::new(ledger);
     // The ledger knows what is done before the producer asks.
-    let aggregator = Aggregator::open(config, folder, Arc::clone(&ledger), Stopper::new(), listener)
+    let aggregator = Aggregator::open(config, folder, Arc::clone(&ledger), stopper.for_the_last(), listener)
         .await?
         .context("the aggregator was stopped before it began")?;
     let roles = Roles::start(&args, job, api_key, ledger, aggregator, stopper);

@@ -323,27 +323,3 @@ fn the_inside_simulator_says_what_it_is_and_is_not_taken_for_a_model() {
     let end = finished(run(&catalog, &simulator)).expect_code(2);
     assert!(end.stderr.contains("(model)"), "{end}");
 }
-
-#[test]
-fn a_full_disk_is_told_and_nothing_is_lost() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
-    let (catalog, simulator) = (Catalog::of(400), Simulator::start(&[]));
-    fs::create_dir_all(catalog.out()).unwrap();
-    let mount = |args: &[&str]| {
-        let status =
-            std::process::Command::new(args[0]).args(&args[1..]).arg(catalog.out()).status().unwrap();
-        assert!(status.success(), "{args:?}");
-    };
-    mount(&["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs"]);
-    let end = finished(run(&catalog, &simulator));
-    mount(&["mount", "-o", "remount,size=64m"]);
-    let again = finished(run(&catalog, &simulator));
-    let results = Results::read(&catalog.out());
-    mount(&["umount"]);
-    let end = end.expect_code(1);
-    assert!(end.stderr.contains("nothing was acknowledged that is not on disk"), "{end}");
-    again.expect_code(0);
-    results.assert_every_product_once(&catalog);
-}

@@ -7,6 +7,9 @@ use std::{
     path::Path,
 };
 
+/// What the names of files begin with that are not yet in their place.
+pub(crate) const TEMPORARY_PREFIX: &str = ".shelfmill-";
+
 /// Replaces the file by what `write` writes.
 pub(crate) fn replace<T, E: From<io::Error>>(
     path: &Path,
@@ -14,7 +17,7 @@ pub(crate) fn replace<T, E: From<io::Error>>(
 ) -> Result<T, E> {
     const BUFFER_BYTES: usize = 256 * 1024;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new().prefix(".shelfmill-").tempfile_in(folder)?;
+    let temporary = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder)?;
     let mut writer = BufWriter::with_capacity(BUFFER_BYTES, temporary.as_file());
     let value = write(&mut writer)?;
     writer.flush()?;

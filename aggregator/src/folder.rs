@@ -52,12 +52,24 @@ pub enum FolderError {
         asked: String,
     },
     /// Its record cannot be read.
-    #[error("{file} cannot be read ({reason}); was it written by another version of Shelfmill?")]
+    #[error(
+        "{file} cannot be read ({reason}); was it written by another version of Shelfmill? If it is damaged, restore it \
+         from a copy; without one, delete it: `shelfmill run` goes on without it, a fleet does not"
+    )]
     Unreadable {
         /// The file.
         file: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Its results are gone.
+    #[error(
+        "{journal} is gone or empty, but there were results in it; going on would ask for every product again. Restore \
+         the file from a copy, or begin anew in another folder with --out, under another name with --run"
+    )]
+    ResultsGone {
+        /// The journal.
+        journal: String,
     },
     /// The disk or its permissions do not let it.
     #[error("cannot write in {folder}")]
@@ -90,6 +102,9 @@ pub struct RunRecord {
     pub expected: Option<u64>,
     /// Which reading of the input the rejects are of.
     pub rejects_scan: u64,
+    /// Whether there is a line in the journal.
+    #[serde(default)]
+    pub has_results: bool,
 }
 
 /// An output folder that only this process writes in.
@@ -97,7 +112,7 @@ pub struct RunRecord {
 pub struct Folder {
     path: PathBuf,
     record: RunRecord,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -108,6 +123,7 @@ impl Folder {
         let state = path.join(STATE_FOLDER);
         std::fs::create_dir_all(&state).map_err(io)?;
         let lock = take_lock(&state, &name)?;
+        remove_leftovers(&[path, &state]);
         let record = match Self::read_record(path)? {
             Some(record) if record.run != run => {
                 return Err(FolderError::OtherRun { folder: name, found: record.run, asked: run.to_owned() });
@@ -123,12 +139,19 @@ impl Folder {
                 session_started_at: None,
                 expected: None,
                 rejects_scan: 0,
+                has_results: false,
             },
         };
-        let mut folder = Self { path: path.to_owned(), record, _lock: lock };
+        let mut folder = Self { path: path.to_owned(), record, lock };
+        let journal = folder.journal();
+        let is_empty = std::fs::metadata(&journal).map_or(true, |journal| journal.len() == 0);
+        if is_empty && folder.record.has_results {
+            return Err(FolderError::ResultsGone { journal: journal.display().to_string() });
+        }
+        folder.record.has_results = !is_empty;
         folder.close_torn_session();
         folder.record.session_started_at = Some(Timestamp::now());
-        folder.save()?;
+        folder.save(&folder.record)?;
         Ok(folder)
     }
 
@@ -163,10 +186,37 @@ impl Folder {
         &self.record
     }
 
-    /// Changes the run's record, on disk too.
+    /// Changes the run's record on disk, and then here.
     pub fn update(&mut self, change: impl FnOnce(&mut RunRecord)) -> Result<(), FolderError> {
-        change(&mut self.record);
-        self.save()
+        let mut record = self.record.clone();
+        change(&mut record);
+        self.save(&record)?;
+        self.record = record;
+        Ok(())
+    }
+
+    /// Sees to it that the folder is there and this process' own: one that was deleted or moved away is made again.
+    pub(crate) fn keep(&mut self) -> Result<(), FolderError> {
+        use std::os::unix::fs::MetadataExt;
+        let name = self.path.display().to_string();
+        let io = |source| FolderError::Io { folder: name.clone(), source };
+        let held = self.lock.metadata().map_err(io)?;
+        match std::fs::metadata(self.state_file("lock")) {
+            Ok(found) if (found.dev(), found.ino()) == (held.dev(), held.ino()) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let state = self.path.join(STATE_FOLDER);
+        std::fs::create_dir_all(&state).map_err(io)?;
+        // Taken for good when everything is there, so that a full disk finds all of it still to be done.
+        let lock = take_lock(&state, &name)?;
+        self.save(&self.record)?;
+        self.lock = lock;
+        tracing::warn!(
+            folder = name,
+            "the folder was deleted or moved while it is written to; made it again"
+        );
+        Ok(())
     }
 
     /// How long the run was worked on, up to now.
@@ -180,11 +230,11 @@ impl Folder {
     pub fn close(&mut self) -> Result<(), FolderError> {
         self.record.active_ms = u64::try_from(self.active().as_millis()).unwrap_or(u64::MAX);
         self.record.session_started_at = None;
-        self.save()
+        self.save(&self.record)
     }
 
-    fn save(&self) -> Result<(), FolderError> {
-        let bytes = serde_json::to_vec_pretty(&self.record).map_err(io::Error::other);
+    fn save(&self, record: &RunRecord) -> Result<(), FolderError> {
+        let bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other);
         bytes
             .and_then(|bytes| durable::replace(&self.state_file("run.json"), |file| file.write_all(&bytes)))
             .map_err(|source| FolderError::Io { folder: self.path.display().to_string(), source })
@@ -254,6 +304,16 @@ fn take_lock(state: &Path, folder: &str) -> Result<File, FolderError> {
     }
 }
 
+/// Files that a killed process had not yet put in their place; only the holder of the lock makes such.
+fn remove_leftovers(folders: &[&Path]) {
+    for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(durable::TEMPORARY_PREFIX) {
+            // What cannot be removed is in nobody's way.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn elapsed_ms(from: Timestamp, to: Timestamp) -> u64 {
     u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
 }
@@ -282,5 +342,31 @@ mod tests {
         let told = Folder::open(folder.path(), "autumn").unwrap_err().to_string();
         assert!(told.contains("belongs to the run 'spring'"), "{told}");
         assert_eq!(Folder::open(folder.path(), "spring").unwrap().record().journal, journal);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_half_made_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(STATE_FOLDER)).unwrap();
+        let leftovers =
+            [".shelfmill-a1b2c3", ".shelfmill/.shelfmill-d4e5f6"].map(|name| folder.path().join(name));
+        for leftover in &leftovers {
+            std::fs::write(leftover, "half").unwrap();
+        }
+        let _open = Folder::open(folder.path(), "spring").unwrap();
+        assert!(leftovers.iter().all(|leftover| !leftover.exists()));
+        assert!(folder.path().join(STATE_FOLDER).join("run.json").exists());
+    }
+
+    #[test]
+    fn a_folder_that_was_moved_away_is_made_again_with_its_lock() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("output");
+        let mut folder = Folder::open(&path, "spring").unwrap();
+        std::fs::rename(&path, parent.path().join("moved")).unwrap();
+        folder.keep().unwrap();
+        let record = Folder::read_record(&path).unwrap().unwrap();
+        assert_eq!(record.journal, folder.record().journal);
+        assert!(Folder::open(&path, "spring").unwrap_err().to_string().contains("another process"));
     }
 }

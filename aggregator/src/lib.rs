@@ -27,6 +27,8 @@ mod order;
 mod pen;
 mod rate;
 mod replay;
+mod shortage;
+mod standstill;
 mod summary;
 mod watch;
 mod writer;
@@ -43,6 +45,8 @@ use dead::Undertaker;
 use finalize::finalize;
 use pen::{Pen, pen_of, take_pen};
 use rate::Rate;
+use shortage::Shortage;
+use standstill::Standstill;
 use watch::Watch;
 use writer::Writer;
 
@@ -101,6 +105,7 @@ pub struct Aggregator {
     cost_usd: Option<f64>,
     reported: Option<Instant>,
     watch: Watch,
+    standstill: Standstill,
     is_complete: bool,
 }
 
@@ -121,7 +126,7 @@ impl Aggregator {
         }
         let undertaker = Undertaker::new(config.host.clone());
         let pen = Pen::keep(pen, Arc::clone(&ledger));
-        let (writer, told_cost_usd) = match Writer::open(folder, ledger.as_ref()).await {
+        let (writer, told_cost_usd) = match Writer::open(folder, ledger.as_ref(), stopper.clone()).await {
             Ok(opened) => opened,
             Err(error) => {
                 pen.give_back().await;
@@ -139,7 +144,8 @@ impl Aggregator {
             rate: Rate::default(),
             cost_usd: Some(known_cost_usd.unwrap_or(0.0) + told_cost_usd),
             reported: None,
-            watch: Watch::new(undertaker),
+            watch: Watch::default(),
+            standstill: Standstill::new(undertaker),
             is_complete: false,
         }))
     }
@@ -153,10 +159,24 @@ impl Aggregator {
 
     async fn write(&mut self, broker: &dyn Broker) -> anyhow::Result<Summary> {
         let status = self.work(broker).await?;
-        let (_, rejected) = self.writer.rejects();
-        let summary = finalize(&self.writer.folder, self.ledger.as_ref(), rejected, status).await?;
-        self.writer.told_anew(self.ledger.as_ref()).await?;
-        self.writer.folder.close()?;
+        let mut shortage = Shortage::new(&self.stopper);
+        loop {
+            match Self::finish(&mut self.writer, self.ledger.as_ref(), status).await {
+                Ok(summary) => {
+                    shortage.over();
+                    return Ok(summary);
+                }
+                Err(error) => shortage.wait(error).await?,
+            }
+        }
+    }
+
+    /// The last files; can be done again.
+    async fn finish(writer: &mut Writer, ledger: &dyn Ledger, status: Status) -> anyhow::Result<Summary> {
+        let (_, rejected) = writer.rejects();
+        let summary = finalize(&writer.folder, ledger, rejected, status).await?;
+        writer.told_anew(ledger).await?;
+        writer.folder.close()?;
         Ok(summary)
     }
 }
@@ -186,7 +206,7 @@ impl Aggregator {
                 None => {
                     let progress = self.look().await?;
                     tokio::select! {
-                        looked = self.watch.look(broker, self.ledger.as_ref(), &progress) => looked?,
+                        looked = self.standstill.look(broker, self.ledger.as_ref(), &progress) => looked?,
                         () = stopper.stopped() => {}
                     }
                 }
@@ -249,9 +269,11 @@ impl Aggregator {
 
     /// How far the run is, also while nothing comes.
     async fn look(&mut self) -> anyhow::Result<Progress> {
+        self.writer.look_after(self.ledger.as_ref()).await?;
         let progress = self.progress().await?;
         if progress.total().is_some() && progress.total() != self.writer.folder.record().expected {
-            self.writer.folder.update(|record| record.expected = progress.total())?;
+            // For those who watch; what cannot be written now is written the next time.
+            let _ = self.writer.folder.update(|record| record.expected = progress.total());
         }
         (self.listener)(Event::Progress { progress: Box::new(progress.clone()) });
         Ok(progress)
@@ -264,11 +286,12 @@ impl Aggregator {
             self.ledger.report(&vitals).await?;
         }
         let progress = Progress { vitals: Some(vitals), ..self.ledger.progress().await? };
+        let is_known = self.watch.look(&progress, self.writer.has_lines());
         self.is_complete = match progress.scan {
-            Some(scan) if scan.is_complete() => {
+            Some(scan) if is_known && scan.is_complete() => {
                 let (rejects_scan, rejects) = self.writer.rejects();
                 if scan.rejected == 0 && scan.scan > rejects_scan {
-                    self.writer.forget_rejects(scan.scan)?;
+                    self.writer.forget_rejects(scan.scan).await?;
                 }
                 scan.rejected == 0
                     || rejects_scan > scan.scan

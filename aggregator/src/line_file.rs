@@ -4,15 +4,31 @@
 //!   and what was half written is cut off.
 //! - A process that dies while writing leaves at most one line without its end; it is cut off on opening. It was
 //!   never told to anybody.
+//! - An open file outlives its name: writes to a deleted file succeed and go nowhere. [`LineFile::keep`] finds that
+//!   out, and writes the file back from what is still open. Whoever tells others of lines asks it first.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use shelfmill_pipeline::crash::{self, Point};
+
+/// Somebody else writes in a file that is ours alone.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} has {found_bytes} bytes, but {written_bytes} were written: something else has changed it. Nothing was \
+     acknowledged since. Find out what did it; if lines are missing, restore the file from a copy; then start again",
+    path.display()
+)]
+pub(crate) struct Changed {
+    path: PathBuf,
+    found_bytes: u64,
+    written_bytes: u64,
+}
 
 /// An append-only file of lines.
 #[derive(Debug)]
@@ -21,13 +37,15 @@ pub(crate) struct LineFile {
     path: PathBuf,
     size_bytes: u64,
     pending: Vec<u8>,
+    /// Whether bytes of a failed commit may stand behind the last line.
+    torn: bool,
 }
 
 impl LineFile {
     /// Opens or makes the file, and cuts off a torn last line.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let is_new = !path.exists();
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let file = open(path)?;
         if let Some(folder) = path.parent().filter(|_| is_new) {
             crate::durable::sync_folder(folder)?;
         }
@@ -38,7 +56,7 @@ impl LineFile {
             file.set_len(size_bytes)?;
             file.sync_all()?;
         }
-        Ok(Self { file, path: path.to_owned(), size_bytes, pending: Vec::new() })
+        Ok(Self { file, path: path.to_owned(), size_bytes, pending: Vec::new(), torn: false })
     }
 
     /// Bytes on disk.
@@ -52,20 +70,74 @@ impl LineFile {
         self.pending.push(b'\n');
     }
 
-    /// Brings the pushed lines to the disk.
+    /// Brings the pushed lines to the disk. When that fails they are still pushed, and it may be tried again.
     pub(crate) fn commit(&mut self) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());
         }
+        self.cut()?;
         let written = self.write_pending().and_then(|()| self.file.sync_data());
-        match written {
-            Ok(()) => self.size_bytes += self.pending.len() as u64,
-            // Best effort: what cannot be cut off now is cut off when the file is opened again, or is a line
-            // that the ledger does not know of and learns when it is.
-            Err(_) => drop(self.file.set_len(self.size_bytes)),
+        if let Err(error) = written {
+            self.torn = true;
+            // What cannot be cut off now is cut off before the next attempt, or when the file is opened again, or is a
+            // line that the ledger does not know of and learns when it is.
+            let _ = self.cut();
+            return Err(error);
         }
+        self.size_bytes += self.pending.len() as u64;
         self.pending.clear();
-        written
+        Ok(())
+    }
+
+    fn cut(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.size_bytes)?;
+            self.torn = false;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that what was committed is what others find under the file's name. A file that is gone is written
+    /// back; one that was put in its place is set aside first.
+    pub(crate) fn keep(&mut self) -> anyhow::Result<()> {
+        let found = match std::fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            found => Some(found?),
+        };
+        let own = self.file.metadata()?;
+        match found {
+            Some(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => {
+                if found.len() == self.size_bytes {
+                    return Ok(());
+                }
+                let (found_bytes, written_bytes) = (found.len(), self.size_bytes);
+                return Err(Changed { path: self.path.clone(), found_bytes, written_bytes }.into());
+            }
+            Some(_) => {
+                let mut aside = self.path.clone().into_os_string();
+                aside.push(format!(".replaced-{}", Timestamp::now().as_millisecond()));
+                std::fs::rename(&self.path, &aside)?;
+                let file = self.path.display();
+                tracing::warn!(%file, ?aside, "another file was put in this one's place; it is set aside");
+            }
+            None => tracing::warn!(file = %self.path.display(), "the file was deleted while it is written"),
+        }
+        crate::durable::replace(&self.path, |copy| self.copy_to(copy))?;
+        self.file = open(&self.path)?;
+        tracing::warn!(file = %self.path.display(), size_bytes = self.size_bytes, "wrote the file back, with every line");
+        Ok(())
+    }
+
+    fn copy_to(&self, copy: &mut impl Write) -> io::Result<()> {
+        const BLOCK_BYTES: u64 = 256 * 1024;
+        let (mut at_bytes, mut block) = (0, Vec::new());
+        while at_bytes < self.size_bytes {
+            block.resize(BLOCK_BYTES.min(self.size_bytes - at_bytes) as usize, 0);
+            self.file.read_exact_at(&mut block, at_bytes)?;
+            copy.write_all(&block)?;
+            at_bytes += block.len() as u64;
+        }
+        Ok(())
     }
 
     fn write_pending(&mut self) -> io::Result<()> {
@@ -82,9 +154,9 @@ impl LineFile {
     pub(crate) fn clear(&mut self) -> io::Result<()> {
         self.pending.clear();
         self.file.set_len(0)?;
-        self.file.sync_all()?;
         self.size_bytes = 0;
-        Ok(())
+        self.torn = false;
+        self.file.sync_all()
     }
 
     /// Reads the lines from a place on; `each` gets the place, the line's number from there, and the line.
@@ -100,6 +172,10 @@ impl LineFile {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).open(path)
 }
 
 /// Reads the whole lines of a file from a place on; a missing file has none, and a torn last line is left out.
@@ -133,8 +209,9 @@ pub(crate) fn read_lines<E: From<io::Error>>(
 /// What is told of a line that cannot be read.
 pub(crate) fn damaged(path: &Path, number: u64, what: impl std::fmt::Display) -> String {
     format!(
-        "{}, line {number}: damaged ({what}). Shelfmill does not write such a line: restore the file from a copy, or \
-         delete the line, and its product is done again",
+        "{}, line {number}: damaged ({what}). Shelfmill does not write such a line: restore the file from a copy. Without \
+         one, delete the line, and its product is done again; a fleet's keys in Redis must be deleted with it, and the \
+         producer run again",
         path.display()
     )
 }
@@ -189,6 +266,63 @@ mod tests {
             assert_eq!(lines(&path), ["one", "zwei ü", "three"]);
             file.file.set_len(12).unwrap();
         }
+    }
+
+    #[test]
+    fn a_file_that_was_deleted_or_replaced_is_written_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines");
+        let mut file = LineFile::open(&path).unwrap();
+        file.push("one");
+        file.commit().unwrap();
+        file.keep().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.push("two");
+        file.commit().unwrap();
+        file.keep().unwrap();
+        assert_eq!(lines(&path), ["one", "two"]);
+        std::fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+        std::fs::write(&path, "theirs").unwrap();
+        file.keep().unwrap();
+        file.push("three");
+        file.commit().unwrap();
+        file.keep().unwrap();
+        assert_eq!(lines(&path), ["one", "two", "three"]);
+        let aside = std::fs::read_dir(folder.path())
+            .unwrap()
+            .flatten()
+            .find(|entry| entry.file_name().to_string_lossy().starts_with("lines.replaced-"));
+        assert_eq!(std::fs::read_to_string(aside.unwrap().path()).unwrap(), "theirs");
+    }
+
+    #[test]
+    fn a_file_that_somebody_changed_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines");
+        let mut file = LineFile::open(&path).unwrap();
+        file.push("one");
+        file.commit().unwrap();
+        for found in ["", "one\ntwo\n"] {
+            std::fs::write(&path, found).unwrap();
+            let told = file.keep().unwrap_err().to_string();
+            assert!(told.contains(&format!("has {} bytes, but 4 were written", found.len())), "{told}");
+        }
+    }
+
+    #[test]
+    fn lines_of_a_failed_commit_are_still_to_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines");
+        let mut file = LineFile::open(&path).unwrap();
+        file.push("one");
+        file.commit().unwrap();
+        file.push("two");
+        // As after a disk that was full half way.
+        file.file.write_all(b"tw").unwrap();
+        file.torn = true;
+        file.commit().unwrap();
+        file.keep().unwrap();
+        assert_eq!(lines(&path), ["one", "two"]);
     }
 
     #[test]

@@ -82,7 +82,19 @@ pub(crate) async fn take_pen(
             held = ledger.hold_pen(pen, PEN_LEASE) => held?,
             () = stopper.stopped() => return Ok(false),
         };
-        let Err(holder) = held else { return Ok(true) };
+        let Err(holder) = held else {
+            // The mark is there before the holder writes; without it, this folder would be taken for the run's.
+            if let Some(holder) = told
+                && ledger.journal().await?.is_none()
+            {
+                ledger.drop_pen(pen).await?;
+                anyhow::bail!(
+                    "Redis was emptied while this process stood by: the results are with {holder}; start again when that \
+                     one has told Redis of them"
+                );
+            }
+            return Ok(true);
+        };
         if told.as_ref() != Some(&holder) {
             listener(Event::StandingBy { holder: holder.clone() });
             told = Some(holder);

@@ -1,106 +1,76 @@
-//! Notices what keeps a run from its end and nobody else would tell: messages that no worker could take, and products
-//! that are open and have no message any more.
-//!
-//! A product that is open has a task, a claim or an outcome; where all queues are empty, nobody holds a claim and
-//! nothing has changed for a while, there is none, as after somebody deleted a queue. Messages that were fetched and
-//! not settled are not counted, hence "for a while"; told too early it does no harm, for publishing a product twice
-//! does none.
+//! Notices what keeps a run from its end and only a person can mend: its producer must be run (again). Each is told once
+//! when it begins, and once when it is over.
 
 use std::time::{Duration, Instant};
 
-use shelfmill_pipeline::{
-    broker::{Broker, Depths},
-    ledger::{Ledger, Progress},
-};
+use shelfmill_pipeline::ledger::Progress;
 
-use crate::dead::Undertaker;
+/// A producer that reads is heard of several times in this time, even while it waits for its backlog.
+const SILENCE: Duration = Duration::from_secs(30);
 
-/// How often an idle aggregator looks.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Looks that find nothing under way and nothing changed, until that is told.
-const LOOKS_UNTIL_TOLD: u32 = 4;
-
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Watch {
-    undertaker: Undertaker,
-    looked: Option<Instant>,
-    done: u64,
-    idle: u32,
+    known: Option<bool>,
+    /// The latest scan there was: an older one is that of a Redis that was set back.
+    scan: u64,
+    heard: Option<(u64, Instant)>,
+    silence_told: bool,
 }
 
 impl Watch {
-    pub(crate) fn new(undertaker: Undertaker) -> Self {
-        Self { undertaker, looked: None, done: 0, idle: 0 }
+    /// Whether the ledger's facts about the run can be relied on.
+    pub(crate) fn look(&mut self, progress: &Progress, has_lines: bool) -> bool {
+        let scan = progress.scan.map_or(0, |scan| scan.scan);
+        let is_known = progress.begun && scan >= self.scan;
+        self.scan = self.scan.max(scan);
+        self.tell_whether_known(is_known, has_lines);
+        if is_known {
+            self.listen(progress);
+        }
+        is_known
     }
 
-    /// Looks, if it is time to.
-    pub(crate) async fn look(
-        &mut self,
-        broker: &dyn Broker,
-        ledger: &dyn Ledger,
-        progress: &Progress,
-    ) -> anyhow::Result<()> {
-        if self.looked.get_or_insert_with(Instant::now).elapsed() < LOOK_EVERY {
-            return Ok(());
+    fn tell_whether_known(&mut self, is_known: bool, has_lines: bool) {
+        let before = self.known.replace(is_known);
+        if before == Some(is_known) {
+            return;
         }
-        self.looked = Some(Instant::now());
-        let depths = broker.depths().await?;
-        self.undertaker.look(depths.dead, broker, ledger).await?;
-        let is_idle = is_stuck(progress, &depths) && ledger.claimed().await? == 0;
-        if let Some(products) = self.is_told(progress, is_idle) {
+        if is_known {
+            if before.is_some() {
+                tracing::info!("the run has a producer's job again");
+            }
+        } else if before.is_some() || has_lines {
             tracing::warn!(
-                products,
-                "products are open and nothing is under way for them, as after a queue was deleted; run the producer \
-                 again to publish them"
+                "Redis has lost the run: it was emptied, or set back to an older state. Every result is on disk, and Redis \
+                 is told of it; run the producer again, with the same input, or this run has no end"
             );
+        } else {
+            tracing::info!("the run has no job yet, waiting for its producer");
         }
-        Ok(())
     }
 
-    /// How many products are to be told of, if it is time to; once for each standstill.
-    fn is_told(&mut self, progress: &Progress, is_idle: bool) -> Option<u64> {
-        let (completed, failed) = progress.done();
-        let done = completed + failed;
-        let is_same = std::mem::replace(&mut self.done, done) == done;
-        self.idle = if is_idle && is_same { self.idle.saturating_add(1) } else { 0 };
-        (self.idle == LOOKS_UNTIL_TOLD).then(|| progress.total().unwrap_or(done).saturating_sub(done))
-    }
-}
-
-/// The whole input was published, not all of it is done, and no queue has a message.
-fn is_stuck(progress: &Progress, depths: &Depths) -> bool {
-    let Depths { tasks, retries, outcomes, dead: _ } = depths;
-    progress.scan.is_some_and(|scan| scan.sealed && !scan.is_complete()) && tasks + retries + outcomes == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use shelfmill_pipeline::ledger::ScanCounts;
-
-    use super::*;
-
-    fn progress(sealed: bool, completed: u64) -> Progress {
-        let scan = ScanCounts { scan: 1, sealed, total: 10, completed, failed: 1, rejected: 0 };
-        Progress { scan: Some(scan), ..Progress::default() }
-    }
-
-    #[test]
-    fn a_run_is_stuck_when_it_is_sealed_and_open_and_nothing_waits() {
-        let empty = Depths { dead: 3, ..Depths::default() };
-        assert!(is_stuck(&progress(true, 5), &empty));
-        assert!(!is_stuck(&progress(false, 5), &empty), "its producer still reads");
-        assert!(!is_stuck(&progress(true, 9), &empty), "it is complete");
-        assert!(!is_stuck(&progress(true, 5), &Depths { retries: 1, ..empty }));
-    }
-
-    #[test]
-    fn a_standstill_is_told_once_and_again_after_something_was_done() {
-        let mut watch = Watch::new(Undertaker::new("a test".to_owned()));
-        let mut told = |completed, is_idle| watch.is_told(&progress(true, completed), is_idle);
-        let five: Vec<_> = (0..12).map(|_| told(5, true)).collect();
-        assert_eq!(five.iter().flatten().collect::<Vec<_>>(), [&4], "of ten, six are done");
-        assert_eq!(told(6, true), None);
-        assert_eq!([told(6, false), told(6, true), told(6, true), told(6, true)], [None; 4]);
-        assert_eq!([told(6, true), told(6, true)], [Some(3), None]);
+    /// The reading was broken off: its producer was killed, or Redis was set back to before the end of the input.
+    fn listen(&mut self, progress: &Progress) {
+        let reads = progress.scan.is_some_and(|scan| !scan.sealed);
+        let Some(until_ms) = progress.read_until_ms.filter(|_| reads) else {
+            self.heard = None;
+            self.silence_told = false;
+            return;
+        };
+        match self.heard {
+            Some((heard, since)) if heard == until_ms => {
+                if since.elapsed() >= SILENCE && !std::mem::replace(&mut self.silence_told, true) {
+                    tracing::warn!(
+                        "the input was not read to its end, and no producer was heard of for {} s; if none runs, run it \
+                         again, with the same input, or this run has no end",
+                        SILENCE.as_secs()
+                    );
+                }
+            }
+            _ => {
+                self.heard = Some((until_ms, Instant::now()));
+                self.silence_told = false;
+            }
+        }
     }
 }

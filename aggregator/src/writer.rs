@@ -12,12 +12,14 @@ use shelfmill_pipeline::{
     identity::IdHash,
     ledger::{JournalMark, Ledger, State},
     message::{Line, Outcome, Rejects},
+    shutdown::Stopper,
 };
 
 use crate::{
     folder::Folder,
     line_file::LineFile,
     replay::{done, mark_of, replay},
+    shortage::Shortage,
 };
 
 /// The open files of a run.
@@ -29,6 +31,7 @@ pub(crate) struct Writer {
     rejects_count: u64,
     /// What this writer believes the ledger to know.
     told: JournalMark,
+    stopper: Stopper,
 }
 
 /// What a batch brought.
@@ -41,7 +44,11 @@ pub(crate) struct Written {
 
 impl Writer {
     /// Opens the files and brings the ledger up to date; the cost of what it was told.
-    pub(crate) async fn open(folder: Folder, ledger: &dyn Ledger) -> anyhow::Result<(Self, f64)> {
+    pub(crate) async fn open(
+        folder: Folder,
+        ledger: &dyn Ledger,
+        stopper: Stopper,
+    ) -> anyhow::Result<(Self, f64)> {
         let open = |path: &std::path::Path| {
             LineFile::open(path).with_context(|| format!("cannot open {}", path.display()))
         };
@@ -54,7 +61,7 @@ impl Writer {
             Ok(())
         })?;
         let (told, cost_usd) = replay(&folder, &journal, &failures, ledger).await?;
-        Ok((Self { folder, journal, failures, rejects, rejects_count, told }, cost_usd))
+        Ok((Self { folder, journal, failures, rejects, rejects_count, told, stopper }, cost_usd))
     }
 
     /// Which scan the rejects are of, and how many there are.
@@ -62,7 +69,12 @@ impl Writer {
         (self.folder.record().rejects_scan, self.rejects_count)
     }
 
-    /// Writes a batch and settles it. When this fails, nothing of the batch was told or acknowledged.
+    /// Whether anything was written, in this session or before.
+    pub(crate) fn has_lines(&self) -> bool {
+        self.journal.size_bytes() + self.failures.size_bytes() > 0
+    }
+
+    /// Writes a batch and settles it. When this fails, nothing of the batch was acknowledged.
     pub(crate) async fn write(
         &mut self,
         batch: Vec<Delivery<Outcome>>,
@@ -90,22 +102,17 @@ impl Writer {
                 self.failures.push(line.json());
             }
         }
-        for delivery in &batch {
-            if let Outcome::Rejected(rejects) = &delivery.message {
-                self.take_rejects(rejects)?;
-            }
-        }
-        tokio::task::block_in_place(|| {
-            [&mut self.failures, &mut self.rejects, &mut self.journal].into_iter().try_for_each(|file| {
-                file.commit().with_context(|| {
-                    format!(
-                        "cannot write {}; nothing was acknowledged that is not on disk, so free or mend the disk and \
-                         start again",
-                        file.path().display()
-                    )
-                })
+        let rejects: Vec<&Rejects> = batch
+            .iter()
+            .filter_map(|delivery| match &delivery.message {
+                Outcome::Rejected(rejects) => Some(rejects),
+                Outcome::Completed(_) | Outcome::Failed(_) => None,
             })
-        })?;
+            .collect();
+        for rejects in rejects {
+            self.take_rejects(rejects).await?;
+        }
+        self.commit().await?;
 
         crash::point(Point::AggregatorSynced);
         if !fresh.is_empty() {
@@ -125,6 +132,42 @@ impl Writer {
         Ok(written)
     }
 
+    /// Brings what was pushed to the disk, under the files' names. Waits while the disk is full.
+    async fn commit(&mut self) -> anyhow::Result<()> {
+        let stopper = self.stopper.clone();
+        let mut shortage = Shortage::new(&stopper);
+        loop {
+            match tokio::task::block_in_place(|| self.commit_once()) {
+                Ok(()) => break,
+                Err(error) => shortage.wait(error).await?,
+            }
+        }
+        shortage.over();
+        if self.journal.size_bytes() > 0 && !self.folder.record().has_results {
+            // Where this fails, the next batch does it.
+            let _ = self.folder.update(|record| record.has_results = true);
+        }
+        Ok(())
+    }
+
+    fn commit_once(&mut self) -> anyhow::Result<()> {
+        for file in [&mut self.failures, &mut self.rejects, &mut self.journal] {
+            file.commit().with_context(|| format!("cannot write {}", file.path().display()))?;
+        }
+        self.folder.keep()?;
+        for file in [&mut self.failures, &mut self.rejects, &mut self.journal] {
+            file.keep().with_context(|| format!("cannot keep {}", file.path().display()))?;
+        }
+        Ok(())
+    }
+
+    /// While nothing comes: files that were deleted are written back, and a ledger that has forgotten something is told.
+    pub(crate) async fn look_after(&mut self, ledger: &dyn Ledger) -> anyhow::Result<()> {
+        self.commit().await?;
+        self.states(&[], ledger).await?;
+        Ok(())
+    }
+
     /// Where products stand, by a ledger that knows what the disk knows.
     async fn states(&mut self, products: &[IdHash], ledger: &dyn Ledger) -> anyhow::Result<Vec<State>> {
         loop {
@@ -139,6 +182,8 @@ impl Writer {
     /// The ledger has forgotten something: it was emptied, or set back.
     async fn remind(&mut self, ledger: &dyn Ledger) -> anyhow::Result<()> {
         tracing::warn!("the ledger does not know what it was told, telling it what is on disk");
+        // What is read now must be there: the mark would cover lines that were not told.
+        self.commit().await?;
         (self.told, _) = replay(&self.folder, &self.journal, &self.failures, ledger).await?;
         Ok(())
     }
@@ -153,24 +198,34 @@ impl Writer {
     }
 
     /// The input of this scan has no rejects: those of an earlier one go.
-    pub(crate) fn forget_rejects(&mut self, scan: u64) -> anyhow::Result<()> {
+    pub(crate) async fn forget_rejects(&mut self, scan: u64) -> anyhow::Result<()> {
+        let stopper = self.stopper.clone();
+        let mut shortage = Shortage::new(&stopper);
+        loop {
+            match self.begin_rejects(scan) {
+                Ok(()) => break,
+                Err(error) => shortage.wait(error).await?,
+            }
+        }
+        shortage.over();
+        Ok(())
+    }
+
+    /// The record last: cut off before, the rejects come again.
+    fn begin_rejects(&mut self, scan: u64) -> anyhow::Result<()> {
         self.rejects.clear().with_context(|| format!("cannot empty {}", self.rejects.path().display()))?;
         self.rejects_count = 0;
         Ok(self.folder.update(|record| record.rejects_scan = scan)?)
     }
 
     /// A later scan's rejects replace an earlier one's; what comes twice is dropped.
-    fn take_rejects(&mut self, rejects: &Rejects) -> anyhow::Result<()> {
+    async fn take_rejects(&mut self, rejects: &Rejects) -> anyhow::Result<()> {
         let scan = self.folder.record().rejects_scan;
         if rejects.scan < scan {
             return Ok(());
         }
         if rejects.scan > scan {
-            self.rejects
-                .clear()
-                .with_context(|| format!("cannot empty {}", self.rejects.path().display()))?;
-            self.rejects_count = 0;
-            self.folder.update(|record| record.rejects_scan = rejects.scan)?;
+            self.forget_rejects(rejects.scan).await?;
         }
         let known = usize::try_from((self.rejects_count + 1).saturating_sub(rejects.first))?;
         for line in rejects.lines.iter().skip(known) {

@@ -25,6 +25,12 @@ impl Stopper {
         Self { stop: self.stop.child_token(), abort: self.abort.child_token() }
     }
 
+    /// For who ends last, when the others have ended: is told of the abort and not of the stop.
+    #[must_use]
+    pub fn for_the_last(&self) -> Self {
+        Self { stop: CancellationToken::new(), abort: self.abort.child_token() }
+    }
+
     /// Take no new work.
     pub fn stop(&self) {
         self.stop.cancel();

@@ -131,7 +131,11 @@ pub async fn run(
         report: ScanReport::default(),
     };
     let result = tokio::select! {
-        read = scanner.read(read_ahead(records, Arc::clone(&done))) => read,
+        read = scanner.read(read_ahead(records, Arc::clone(&done))) => match read {
+            // The worker of this process heard of the stop first: a stop, and no error.
+            Err(error) if stopper.is_stopped() && is_closed(&error) => Ok(()),
+            read => read,
+        },
         () = stopper.stopped() => Ok(()),
     };
     let report = scanner.report;
@@ -145,6 +149,10 @@ pub async fn run(
     result?;
     counting.await?;
     Ok(report)
+}
+
+fn is_closed(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(BrokerError::Closed)))
 }
 
 async fn take_turn(name: &str, ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<Option<u64>> {
@@ -267,7 +275,7 @@ impl Scanner<'_> {
             self.confirm_one().await?;
         }
         crash::point(Point::ProducerSealing);
-        self.ledger.seal(self.scan, self.report.rejected).await?;
+        self.ledger.seal(self.scan, self.batch, self.report.rejected).await?;
         crash::point(Point::ProducerSealed);
         self.report.sealed = true;
         Ok(())

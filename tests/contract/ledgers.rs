@@ -232,7 +232,7 @@ async fn a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line(led
     record(ledger, &[Done::Completed(hash("a")), failed("b", FailureClass::Timeout)], &mark(1)).await;
     assert!(!ledger.progress().await.unwrap().scan.unwrap().is_complete(), "not sealed");
     for _ in 0..2 {
-        ledger.seal(scan, 3).await.unwrap();
+        ledger.seal(scan, 1, 3).await.unwrap();
     }
     let progress = ledger.progress().await.unwrap();
     assert!(progress.scan.unwrap().is_complete());
@@ -326,13 +326,29 @@ async fn one_producer_reads_and_one_aggregator_writes_at_a_time() {
     let second = ledger.begin_scan("two").await.unwrap().unwrap();
     assert!(second > first);
     ledger.admit(first, 1, &[hash("a")]).await.unwrap_err();
-    ledger.seal(first, 0).await.unwrap_err();
-    ledger.seal(second, 0).await.unwrap();
+    ledger.seal(first, 0, 0).await.unwrap_err();
+    ledger.seal(second, 0, 0).await.unwrap();
 
     assert_eq!(ledger.hold_pen("one", LEASE).await.unwrap(), Ok(()));
     assert_eq!(ledger.hold_pen("two", LEASE).await.unwrap(), Err("one".to_owned()));
     ledger.drop_pen("one").await.unwrap();
     assert_eq!(ledger.hold_pen("two", LEASE).await.unwrap(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_whose_batches_were_forgotten_is_not_sealed_with_too_small_a_total() {
+    let run = fresh_run("set-back");
+    let ledger = in_redis(&run);
+    let scan = scan(&ledger).await;
+    for (batch, id) in [(1, "a"), (2, "b")] {
+        ledger.admit(scan, batch, &[hash(id)]).await.unwrap();
+    }
+    // As after a failover to a replica that had not yet heard of the second batch.
+    redis::shared().cli(&["HSET", &format!("shelfmill:{{{run}}}:run"), "batch", "1"]);
+    let told = ledger.admit(scan, 3, &[hash("c")]).await.unwrap_err().to_string();
+    assert!(told.contains("Redis was set back to an older state"), "{told}");
+    ledger.seal(scan, 2, 0).await.unwrap_err();
+    assert!(!ledger.progress().await.unwrap().scan.unwrap().sealed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,16 +3,19 @@
 //! What Redis has answered survives `kill`: with `appendfsync everysec` it writes the log before it answers and only
 //! the fsync comes later, which matters to a machine that loses power and not to a process that is killed.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::ports;
+use tempfile::TempDir;
+
 use super::server::{Server, find_program};
 use super::tls::{self, Certificates};
+use super::{ports, watchdog};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -22,6 +25,9 @@ pub(crate) struct Redis {
     port: u16,
     tls_port: Option<u16>,
 }
+
+/// What a Redis had at a moment.
+pub(crate) struct Backup(TempDir);
 
 /// The Redis that all tests of this process share; use keys of your own. It cannot be killed, for it is not `mut`.
 pub(crate) fn shared() -> &'static Redis {
@@ -94,6 +100,37 @@ impl Redis {
         self.run();
     }
 
+    /// Killed, and started again on the same port with nothing in it.
+    pub(crate) fn restart_empty(&mut self) {
+        self.server.kill();
+        fs::remove_dir_all(self.data()).expect("the append-only files");
+        self.run();
+    }
+
+    /// A copy of the data, as a backup that is taken while Redis runs.
+    pub(crate) fn backup(&self) -> Backup {
+        let backup = Backup(watchdog::temp_dir("redis-backup"));
+        copy_files(&self.data(), backup.0.path());
+        backup
+    }
+
+    /// Killed, and started again on the same port with what it had when the backup was made.
+    pub(crate) fn restart_with(&mut self, backup: &Backup) {
+        self.server.kill();
+        fs::remove_dir_all(self.data()).expect("the append-only files");
+        fs::create_dir(self.data()).expect("a directory of ours");
+        copy_files(backup.0.path(), &self.data());
+        self.run();
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn data(&self) -> PathBuf {
+        self.server.dir().join("appendonlydir")
+    }
+
     pub(crate) fn pause(&mut self) {
         self.server.pause();
     }
@@ -135,6 +172,12 @@ impl Redis {
             },
             || answers_ping(port),
         );
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("a directory").flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("a file can be copied");
     }
 }
 

@@ -17,7 +17,7 @@
 use std::{
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -55,6 +55,7 @@ pub(crate) struct Desk {
     stopper: Stopper,
     leases: Leases,
     claims: AtomicU64,
+    run_is_lost: AtomicBool,
     model: ModelClient,
     analyst: RwLock<Arc<Analyst>>,
     company: Arc<tokio::sync::RwLock<()>>,
@@ -84,6 +85,7 @@ impl Desk {
             stopper,
             leases: Leases::default(),
             claims: AtomicU64::new(0),
+            run_is_lost: AtomicBool::new(false),
             model,
             analyst: RwLock::new(Arc::new(analyst)),
             company: Arc::default(),
@@ -111,15 +113,27 @@ impl Desk {
             if !held.is_empty()
                 && let Err(error) = self.ledger.renew(&held, LEASE).await
             {
-                tracing::warn!(%error, "could not renew claims");
+                // What ends the worker is told by the products that meet it, too.
+                tracing::debug!(%error, "could not renew claims");
             }
             self.follow_job().await;
         }
     }
 
-    /// The job can be replaced in mid-run (`--accept-changed-job`); products not yet begun get the new one.
+    /// The job can be replaced in mid-run (`--accept-changed-job`); products not yet begun get the new one. It is gone
+    /// where Redis was emptied: the worker goes on with what it has, and somebody must run the producer.
     async fn follow_job(&self) {
-        let Ok(Some(job)) = self.ledger.job().await else { return };
+        let Ok(job) = self.ledger.job().await else { return };
+        if self.run_is_lost.swap(job.is_none(), Ordering::Relaxed) != job.is_none() {
+            match job {
+                None => tracing::warn!(
+                    "Redis has lost the run: it was emptied. Going on with the tasks there are; run the producer again, \
+                     with the same input"
+                ),
+                Some(_) => tracing::info!("the run has a producer's job again"),
+            }
+        }
+        let Some(job) = job else { return };
         if *self.analyst().job() == job {
             return;
         }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use shelfmill_pipeline::{
     identity::IdHash,
     ledger::{EmbeddedLedger, Ledger},
+    shutdown::Stopper,
 };
 
 use super::*;
@@ -49,7 +50,7 @@ async fn written(folder: &Folder) -> EmbeddedLedger {
     let scan = ledger.begin_scan("p").await.unwrap().unwrap();
     let products = ["a", "b", "c", "d", "e"].map(IdHash::of);
     ledger.admit(scan, 1, &products).await.unwrap();
-    ledger.seal(scan, 0).await.unwrap();
+    ledger.seal(scan, 1, 0).await.unwrap();
     ledger
 }
 
@@ -58,7 +59,7 @@ async fn the_last_files_are_as_they_were() {
     let directory = tempfile::tempdir().unwrap();
     let folder = Folder::open(directory.path(), "spring").unwrap();
     let ledger = written(&folder).await;
-    let (writer, cost_usd) = Writer::open(folder, &ledger).await.unwrap();
+    let (writer, cost_usd) = Writer::open(folder, &ledger, Stopper::new()).await.unwrap();
     assert!((cost_usd - 0.013).abs() < 1e-9, "{cost_usd}");
     let folder = writer.folder;
     for _ in 0..2 {
@@ -86,7 +87,10 @@ async fn the_last_files_are_as_they_were() {
 async fn a_run_without_products_leaves_an_empty_list() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = EmbeddedLedger::new();
-    let (writer, _) = Writer::open(Folder::open(directory.path(), "spring").unwrap(), &ledger).await.unwrap();
+    let (writer, _) =
+        Writer::open(Folder::open(directory.path(), "spring").unwrap(), &ledger, Stopper::new())
+            .await
+            .unwrap();
     let folder = writer.folder;
     let summary = finalize(&folder, &ledger, 0, Status::Complete).await.unwrap();
     assert_eq!(fs::read_to_string(folder.results()).unwrap(), "[]\n");
@@ -98,14 +102,14 @@ async fn a_journal_that_lost_lines_or_is_another_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let folder = Folder::open(directory.path(), "spring").unwrap();
     let ledger = written(&folder).await;
-    let (writer, _) = Writer::open(folder, &ledger).await.unwrap();
+    let (writer, _) = Writer::open(folder, &ledger, Stopper::new()).await.unwrap();
     drop(writer);
     let journal = directory.path().join("enriched_products_incremental.jsonl");
     let text = fs::read_to_string(&journal).unwrap();
     fs::write(&journal, text.lines().take(2).fold(String::new(), |all, line| all + line + "\n")).unwrap();
     let refused = async |path: &std::path::Path| {
         let folder = Folder::open(path, "spring").unwrap();
-        let error = Writer::open(folder, &ledger).await.map(drop).unwrap_err();
+        let error = Writer::open(folder, &ledger, Stopper::new()).await.map(drop).unwrap_err();
         error.downcast::<ReplayError>().unwrap()
     };
     assert!(matches!(refused(directory.path()).await, ReplayError::Shorter { .. }));

@@ -38,7 +38,7 @@ pub use redis::{FailedProduct, RedisConfig, RedisLedger};
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The URL cannot be read or the login was refused.
-    #[error("Redis at {at} refuses the connection: {reason}")]
+    #[error("Redis at {at} refuses the connection: {reason}; look at the user and password in --redis-url")]
     Refused {
         /// Host and port; never the password.
         at: String,
@@ -68,8 +68,17 @@ pub enum LedgerError {
         what: &'static str,
     },
     /// Another producer has taken over the run, because this one was not heard of for too long.
-    #[error("another producer has taken over this run")]
+    #[error(
+        "another producer has taken over this run, or Redis was set back to an older state; if there is no other \
+         producer, run this one again"
+    )]
     ScanLost,
+    /// Redis was emptied while the input was read.
+    #[error(
+        "Redis has lost the run: it was emptied while the input was read. Nothing that is done is lost: run the \
+         producer again, with the same input"
+    )]
+    RunLost,
     /// A file of the embedded ledger cannot be written.
     #[error("cannot keep {file}")]
     File {
@@ -238,6 +247,10 @@ impl ScanCounts {
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Progress {
+    /// Whether the ledger knows the run: a producer has begun it, and it was not emptied since.
+    pub begun: bool,
+    /// Until when a producer has the right to read, between processes; one that reads renews it all the time.
+    pub read_until_ms: Option<u64>,
     /// Products in the input, where known before its end is reached; an estimate until the scan is sealed.
     pub expected: Option<u64>,
     /// The latest reading of the input.
@@ -298,12 +311,13 @@ pub trait Ledger: Send + Sync {
     async fn keep_scan(&self, scan: u64) -> Result<(), LedgerError>;
     /// Gives the right back before the end of the input.
     async fn drop_scan(&self, scan: u64) -> Result<(), LedgerError>;
-    /// Registers products of the input; `batch` numbers the calls of a scan.
+    /// Registers products of the input; `batch` numbers the calls of a scan, from 1. Refused where the ledger does not
+    /// know of the batch before: it was set back, and the scan would be sealed with too small a total.
     async fn admit(&self, scan: u64, batch: u64, products: &[IdHash]) -> Result<Vec<Admission>, LedgerError>;
     /// Tells how many products the input seems to have.
     async fn expect(&self, products: u64) -> Result<(), LedgerError>;
-    /// The input was read to its end, and every task of it is with the broker.
-    async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError>;
+    /// The input was read to its end, in so many batches, and every task of it is with the broker.
+    async fn seal(&self, scan: u64, batches: u64, rejected: u64) -> Result<(), LedgerError>;
 
     /// Asks for a product.
     async fn claim(&self, product: IdHash, token: &ClaimToken, lease: Duration)

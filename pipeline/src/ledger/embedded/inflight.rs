@@ -77,8 +77,8 @@ impl Inflight {
         Ok(inflight)
     }
 
-    /// Notes that a product is under way; what earlier processes lost of it.
-    pub(super) fn claim(&mut self, product: IdHash) -> io::Result<Grant> {
+    /// Notes that a product is under way; what earlier processes lost of it, which is known even where it cannot be noted.
+    pub(super) fn claim(&mut self, product: IdHash) -> (Grant, io::Result<()>) {
         let slot = match self.slots.get(&product) {
             Some(slot) => *slot,
             None => {
@@ -89,12 +89,12 @@ impl Inflight {
                 Slot { index, ..Slot::default() }
             }
         };
-        self.keep(product, Slot { begun: 0, rests: false, untold: 0, ..slot })?;
-        Ok(Grant {
+        let grant = Grant {
             lost_claims: slot.lost_claims.into(),
             lost_calls: slot.untold.into(),
             spent: Spent::default(),
-        })
+        };
+        (grant, self.keep(product, Slot { begun: 0, rests: false, untold: 0, ..slot }))
     }
 
     /// Notes that the claim's so manieth call is about to be made.
@@ -146,15 +146,15 @@ mod tests {
         let none = Grant::default();
         let lost = |lost_claims, lost_calls| Grant { lost_claims, lost_calls, ..Grant::default() };
         let mut first = Inflight::open(&path).unwrap();
-        assert_eq!(first.claim(a).unwrap(), none);
-        assert_eq!(first.claim(b).unwrap(), none);
+        assert_eq!(first.claim(a).0, none);
+        assert_eq!(first.claim(b).0, none);
         first.call(&b, 1).unwrap();
         first.leave(&a).unwrap();
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
-        assert_eq!(second.claim(b).unwrap(), lost(1, 1));
-        assert_eq!(second.claim(a).unwrap(), none);
-        assert_eq!(second.claim(c).unwrap(), none);
+        assert_eq!(second.claim(b).0, lost(1, 1));
+        assert_eq!(second.claim(a).0, none);
+        assert_eq!(second.claim(c).0, none);
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 3 * 16, "free slots are used again");
         second.call(&b, 1).unwrap();
         second.call(&b, 2).unwrap();
@@ -162,7 +162,7 @@ mod tests {
         second.rest(&c).unwrap();
         drop(second);
         let mut third = Inflight::open(&path).unwrap();
-        assert_eq!(third.claim(b).unwrap(), lost(2, 3));
+        assert_eq!(third.claim(b).0, lost(2, 3));
         third.leave(&b).unwrap();
         drop(third);
         assert!(Inflight::open(&path).unwrap().slots.is_empty());
@@ -175,13 +175,13 @@ mod tests {
         let product = IdHash::of("a");
         let mut first = Inflight::open(&path).unwrap();
         for _ in 0..2 {
-            assert_eq!(first.claim(product).unwrap(), Grant::default(), "its task knows of the call before");
+            assert_eq!(first.claim(product).0, Grant::default(), "its task knows of the call before");
             first.call(&product, 1).unwrap();
             first.rest(&product).unwrap();
         }
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
-        let grant = second.claim(product).unwrap();
+        let grant = second.claim(product).0;
         assert_eq!((grant.lost_claims, grant.lost_calls), (0, 2), "nobody had it, and its task is gone");
     }
 }

@@ -45,6 +45,7 @@ struct Inner {
     answers: HashMap<IdHash, Outcome>,
     spent: HashMap<IdHash, Spent>,
     inflight: Option<(Inflight, String)>,
+    inflight_told: bool,
     pace: Pace,
     scan: Option<ScanCounts>,
     scans_after: u64,
@@ -107,7 +108,7 @@ impl EmbeddedLedger {
         if !wait.is_zero() {
             return Ok(Turn::After(wait));
         }
-        inner.note_call(&product, number)?;
+        inner.note_call(&product, number);
         Ok(Turn::Now)
     }
 
@@ -117,24 +118,39 @@ impl EmbeddedLedger {
 }
 
 impl Inner {
-    fn note_claim(&mut self, product: IdHash) -> Result<Grant, LedgerError> {
-        let Some((inflight, file)) = &mut self.inflight else { return Ok(Grant::default()) };
-        inflight.claim(product).map_err(|source| LedgerError::File { file: file.clone(), source })
+    fn note_claim(&mut self, product: IdHash) -> Grant {
+        let Some((inflight, _)) = &mut self.inflight else { return Grant::default() };
+        let (grant, noted) = inflight.claim(product);
+        self.forgive(noted);
+        grant
     }
 
-    fn note_call(&mut self, product: &IdHash, number: u32) -> Result<(), LedgerError> {
-        let Some((inflight, file)) = &mut self.inflight else { return Ok(()) };
-        inflight.call(product, number).map_err(|source| LedgerError::File { file: file.clone(), source })
+    fn note_call(&mut self, product: &IdHash, number: u32) {
+        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.call(product, number));
+        self.forgive(noted);
     }
 
-    fn note_rest(&mut self, product: &IdHash) -> Result<(), LedgerError> {
-        let Some((inflight, file)) = &mut self.inflight else { return Ok(()) };
-        inflight.rest(product).map_err(|source| LedgerError::File { file: file.clone(), source })
+    fn note_rest(&mut self, product: &IdHash) {
+        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.rest(product));
+        self.forgive(noted);
     }
 
-    fn note_leave(&mut self, product: &IdHash) -> Result<(), LedgerError> {
-        let Some((inflight, file)) = &mut self.inflight else { return Ok(()) };
-        inflight.leave(product).map_err(|source| LedgerError::File { file: file.clone(), source })
+    fn note_leave(&mut self, product: &IdHash) {
+        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.leave(product));
+        self.forgive(noted);
+    }
+
+    /// Not worth the calls under way: what is lost with the file is a count.
+    fn forgive(&mut self, noted: std::io::Result<()>) {
+        let (Err(error), Some((_, file))) = (noted, &self.inflight) else { return };
+        if !std::mem::replace(&mut self.inflight_told, true) {
+            tracing::warn!(
+                file,
+                %error,
+                "cannot note which calls are under way; were this process killed, the summary's count of repeated calls \
+                 would be wrong, and nothing else"
+            );
+        }
     }
 
     fn state(&self, product: &IdHash) -> State {
@@ -254,7 +270,7 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
-    async fn seal(&self, _scan: u64, rejected: u64) -> Result<(), LedgerError> {
+    async fn seal(&self, _scan: u64, _batches: u64, rejected: u64) -> Result<(), LedgerError> {
         let mut inner = self.lock();
         let counts = inner.scan.get_or_insert_default();
         counts.sealed = true;
@@ -279,7 +295,7 @@ impl Ledger for EmbeddedLedger {
             Some(holder) if holder != token => Ok(Claim::Busy),
             _ => {
                 inner.claims.insert(product, token.to_owned());
-                inner.note_claim(product).map(Claim::Granted)
+                Ok(Claim::Granted(inner.note_claim(product)))
             }
         }
     }
@@ -293,7 +309,7 @@ impl Ledger for EmbeddedLedger {
         let mut inner = self.lock();
         if inner.claims.get(&product).is_some_and(|holder| holder == token) {
             inner.claims.remove(&product);
-            inner.note_rest(&product)?;
+            inner.note_rest(&product);
         }
         Ok(())
     }
@@ -359,7 +375,7 @@ impl Ledger for EmbeddedLedger {
             inner.record(done);
             inner.answers.remove(done.hash());
             inner.claims.remove(done.hash());
-            inner.note_leave(done.hash())?;
+            inner.note_leave(done.hash());
         }
         inner.journal = Some(after.clone());
         Ok(true)
@@ -391,6 +407,8 @@ impl Ledger for EmbeddedLedger {
             .filter(|(_, count)| *count > 0)
             .collect();
         Ok(Progress {
+            begun: inner.job.is_some(),
+            read_until_ms: None,
             expected: inner.expected,
             scan: inner.scan,
             completed: inner.completed,

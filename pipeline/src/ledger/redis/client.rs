@@ -1,23 +1,27 @@
-//! One connection to Redis that outlives its losses.
+//! One connection to Redis at a time, replaced when it breaks.
 //!
-//! A command whose reply is lost may have run: everything sent through here can be sent again. So a passing
-//! trouble (no connection, no reply, loading, failing over, out of memory) is waited out, told once when it
-//! begins and once when it ends; anything else ends the role with Redis' own words.
+//! - A command whose reply is lost may have run: everything sent through here can be sent again. So a passing
+//!   trouble (no connection, no reply, loading, failing over, out of memory) is waited out; anything else ends the
+//!   role with Redis' own words.
+//! - A connection that gave no reply in time, or leads to a replica, is never used again: it may be half-open, or
+//!   the name may lead to another server by now.
+//! - An outage is told once when the first command meets it, and once when the last command that waited for its end
+//!   is through. A read that succeeds while writes are refused ends nothing.
 
-use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{
-    Client, ErrorKind, RedisError, RedisResult, ServerErrorKind, TlsCertificates,
-    aio::{ConnectionManager, ConnectionManagerConfig},
+    AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, TlsCertificates,
+    aio::MultiplexedConnection,
 };
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{sync::OnceCell, time::sleep};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
+use super::outage::Outage;
 use crate::{broker::Connect, ledger::LedgerError, shutdown::Stopper};
 
 /// How to reach Redis.
@@ -39,11 +43,20 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 pub(super) struct Connection {
     client: Client,
-    manager: OnceCell<ConnectionManager>,
+    slot: Mutex<Slot>,
     at: String,
     connect: Connect,
-    lost: AtomicBool,
+    outage: Outage,
     stopper: Stopper,
+}
+
+/// The connection in use, if there is one.
+#[derive(Default)]
+struct Slot {
+    connection: Option<MultiplexedConnection>,
+    /// How many there were: tells whether the one that broke is still the one in use.
+    number: u64,
+    failed: Option<(Instant, RedisError)>,
 }
 
 impl Connection {
@@ -64,16 +77,19 @@ impl Connection {
         .map_err(|error| refused(&at, error.to_string()))?;
         Ok(Self {
             client,
-            manager: OnceCell::new(),
+            slot: Mutex::default(),
+            outage: Outage::of(at.clone()),
             at,
             connect: config.connect,
-            lost: AtomicBool::new(false),
             stopper,
         })
     }
 
     /// Runs the command until Redis has answered it.
-    pub(super) async fn run<T, F>(&self, command: impl Fn(ConnectionManager) -> F) -> Result<T, LedgerError>
+    pub(super) async fn run<T, F>(
+        &self,
+        command: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<T, LedgerError>
     where
         F: Future<Output = RedisResult<T>>,
     {
@@ -83,16 +99,15 @@ impl Connection {
             .with_jitter()
             .without_max_times()
             .build();
+        let mut waiting = None;
         loop {
-            let reply = match self.manager().await {
-                Ok(manager) => command(manager).await,
-                Err(error) => Err(error),
+            let reply = tokio::select! {
+                reply = self.try_once(&command) => reply,
+                () = self.stopper.aborted() => return Err(LedgerError::Aborted),
             };
             let error = match reply {
                 Ok(value) => {
-                    if self.lost.load(Ordering::Relaxed) && self.lost.swap(false, Ordering::Relaxed) {
-                        tracing::info!(at = self.at, "Redis is back");
-                    }
+                    self.outage.answered(waiting);
                     return Ok(value);
                 }
                 Err(error) => error,
@@ -101,13 +116,13 @@ impl Connection {
             match trouble(&error) {
                 Trouble::Refused => return Err(LedgerError::Refused { at, reason }),
                 Trouble::Permanent => return Err(LedgerError::Failed { at, reason }),
-                Trouble::Passing if self.connect == Connect::Once => {
+                Trouble::Broken | Trouble::Passing if self.connect == Connect::Once => {
                     return Err(LedgerError::Unreachable { at, reason });
                 }
-                Trouble::Passing => {}
+                Trouble::Broken | Trouble::Passing => {}
             }
-            if !self.lost.swap(true, Ordering::Relaxed) {
-                tracing::warn!(at, reason, "cannot use Redis, trying again until it is there");
+            if waiting.is_none() {
+                waiting = Some(self.outage.wait(&reason));
             }
             tokio::select! {
                 () = sleep(delays.next().unwrap_or(MAX_BACKOFF)) => {}
@@ -116,47 +131,74 @@ impl Connection {
         }
     }
 
-    async fn manager(&self) -> RedisResult<ConnectionManager> {
-        let config = ConnectionManagerConfig::new()
+    async fn try_once<T, F>(&self, command: &impl Fn(MultiplexedConnection) -> F) -> RedisResult<T>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let (number, connection) = self.connection().await?;
+        let reply = command(connection).await;
+        if reply.as_ref().is_err_and(|error| matches!(trouble(error), Trouble::Broken)) {
+            let mut slot = self.slot.lock().await;
+            if slot.number == number {
+                slot.connection = None;
+            }
+        }
+        reply
+    }
+
+    /// The connection in use, or a new one. Of many who wait for it one connects, and its failure is everybody's.
+    async fn connection(&self) -> RedisResult<(u64, MultiplexedConnection)> {
+        let asked = Instant::now();
+        let mut slot = self.slot.lock().await;
+        if let Some(connection) = &slot.connection {
+            return Ok((slot.number, connection.clone()));
+        }
+        if let Some((at, error)) = &slot.failed
+            && *at > asked
+        {
+            return Err(error.clone());
+        }
+        let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_number_of_retries(1);
-        self.manager
-            .get_or_try_init(|| ConnectionManager::new_with_config(self.client.clone(), config))
-            .await
-            .cloned()
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        match self.client.get_multiplexed_async_connection_with_config(&config).await {
+            Ok(connection) => {
+                slot.number += 1;
+                slot.connection = Some(connection.clone());
+                Ok((slot.number, connection))
+            }
+            Err(error) => {
+                slot.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 }
 
 enum Trouble {
+    /// Passing, with another connection.
+    Broken,
     Passing,
     Refused,
     Permanent,
 }
 
 fn trouble(error: &RedisError) -> Trouble {
-    if error.is_io_error()
-        || error.is_timeout()
-        || error.is_connection_dropped()
-        || error.is_connection_refusal()
-    {
-        return Trouble::Passing;
-    }
     match error.kind() {
-        ErrorKind::AuthenticationFailed
-        | ErrorKind::InvalidClientConfig
-        | ErrorKind::Server(ServerErrorKind::NoPerm) => Trouble::Refused,
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-            | ServerErrorKind::TryAgain
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::ReadOnly,
-        ) => Trouble::Passing,
-        _ => match error.code() {
-            Some("OOM" | "BUSY" | "MISCONF" | "NOREPLICAS" | "UNBLOCKED") => Trouble::Passing,
-            Some("NOAUTH" | "WRONGPASS") => Trouble::Refused,
-            _ => Trouble::Permanent,
-        },
+        ErrorKind::Io => return Trouble::Broken,
+        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => return Trouble::Refused,
+        _ => {}
+    }
+    // Of a transaction, the command that was refused tells why, and not the transaction.
+    let Some(errors) = error.clone().into_server_errors() else { return Trouble::Permanent };
+    let Some((_, first)) = errors.first() else { return Trouble::Permanent };
+    match first.code() {
+        "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" => Trouble::Broken,
+        "LOADING" | "TRYAGAIN" | "OOM" | "BUSY" | "MISCONF" | "NOREPLICAS" | "UNBLOCKED" => Trouble::Passing,
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => Trouble::Refused,
+        // What a login would have made good: without one, Redis reads no command of many words.
+        "ERR" if first.details().is_some_and(|why| why.contains("unauthenticated")) => Trouble::Refused,
+        "ERR" if first.details().is_some_and(|why| why.contains("max number of clients")) => Trouble::Broken,
+        _ => Trouble::Permanent,
     }
 }

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- The right to write the results. KEYS: run. ARGV: aggregator, lease in ms. Returns nothing, or who holds it.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -4,6 +4,10 @@
 //! share the hash tag `{run}`. Products live in 32 768 hashes by their hash, small enough to stay listpacks up
 //! to about 16 million products (some 22 bytes each); a value is a letter (`o` open, `c` completed, `f`
 //! failed) and the number of the scan that met the product last.
+//!
+//! A Redis that is full (`noeviction`) refuses a script before its first write or not at all. Those that the aggregator
+//! needs to write lines, and so to free what their answers take, and those that keep what is held, run all the same
+//! (`allow-oom`): the fleet pauses, and what was paid for leaves Redis.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -28,6 +32,7 @@ pub use failed::FailedProduct;
 
 mod client;
 mod failed;
+mod outage;
 mod paused;
 
 /// How long a producer may be silent before another may take over.
@@ -81,7 +86,7 @@ macro_rules! scripts {
 }
 scripts!(
     admit, begin, begin_scan, claim, claimed, forget, hold_pen, keep_scan, pause, put_answer, record,
-    release, renew, reopen, reserve, seal
+    release, renew, reopen, report, reserve, seal, states
 );
 
 impl RedisLedger {
@@ -125,6 +130,14 @@ impl RedisLedger {
         Ok(match self.invoke::<i64>(&call).await? {
             0 => Turn::Now,
             wait_ms => u64::try_from(wait_ms).map_or(Turn::Lost, |ms| Turn::After(Duration::from_millis(ms))),
+        })
+    }
+
+    /// Why the ledger's scan is not the caller's.
+    async fn scan_lost(&self) -> Result<LedgerError, LedgerError> {
+        Ok(match self.fact("scan").await? {
+            Some(_) => LedgerError::ScanLost,
+            None => LedgerError::RunLost,
         })
     }
 
@@ -186,7 +199,7 @@ impl Ledger for RedisLedger {
     async fn keep_scan(&self, scan: u64) -> Result<(), LedgerError> {
         let kept: bool =
             self.invoke(self.scripts.keep_scan.key(&self.keys.run).arg(scan).arg(ms(SCAN_LEASE))).await?;
-        if kept { Ok(()) } else { Err(LedgerError::ScanLost) }
+        if kept { Ok(()) } else { Err(self.scan_lost().await?) }
     }
 
     async fn drop_scan(&self, scan: u64) -> Result<(), LedgerError> {
@@ -201,7 +214,7 @@ impl Ledger for RedisLedger {
             call.key(self.keys.bucket(product)).arg(product.as_bytes());
         }
         let letters: Option<String> = self.invoke(&call).await?;
-        let letters = letters.ok_or(LedgerError::ScanLost)?;
+        let Some(letters) = letters else { return Err(self.scan_lost().await?) };
         Ok(letters
             .bytes()
             .map(|letter| match letter {
@@ -217,9 +230,10 @@ impl Ledger for RedisLedger {
         self.set_fact("expected", &products.to_string()).await
     }
 
-    async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError> {
-        let sealed: bool = self.invoke(self.scripts.seal.key(&self.keys.run).arg(scan).arg(rejected)).await?;
-        if sealed { Ok(()) } else { Err(LedgerError::ScanLost) }
+    async fn seal(&self, scan: u64, batches: u64, rejected: u64) -> Result<(), LedgerError> {
+        let sealed: bool =
+            self.invoke(self.scripts.seal.key(&self.keys.run).arg(scan).arg(batches).arg(rejected)).await?;
+        if sealed { Ok(()) } else { Err(self.scan_lost().await?) }
     }
 
     async fn claim(
@@ -322,22 +336,21 @@ impl Ledger for RedisLedger {
     }
 
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError> {
-        let mut pipe = redis::pipe();
-        pipe.atomic().hget(&self.keys.run, "journal");
+        let mut call = self.scripts.states.prepare_invoke();
+        call.key(&self.keys.run);
         for product in products {
-            pipe.hget(self.keys.bucket(product), product.as_bytes());
+            call.key(self.keys.bucket(product)).arg(product.as_bytes());
         }
-        let pipe = &pipe;
-        let values: Vec<Option<String>> =
-            self.connection.run(|mut manager| async move { pipe.query_async(&mut manager).await }).await?;
-        let (mark, values) = values.split_first().ok_or(LedgerError::Unreadable { what: "state" })?;
-        let mark = mark.as_deref().map(|text| parse("journal mark", text)).transpose()?;
-        let states =
-            values.iter().map(|value| match value.as_deref().and_then(|value| value.bytes().next()) {
-                Some(b'c') => State::Completed,
-                Some(b'f') => State::Failed,
-                _ => State::Open,
-            });
+        let (mark, letters): (String, String) = self.invoke(&call).await?;
+        let mark = Some(mark)
+            .filter(|mark| !mark.is_empty())
+            .map(|text| parse("journal mark", &text))
+            .transpose()?;
+        let states = letters.bytes().map(|letter| match letter {
+            b'c' => State::Completed,
+            b'f' => State::Failed,
+            _ => State::Open,
+        });
         Ok((mark, states.collect()))
     }
 
@@ -378,7 +391,7 @@ impl Ledger for RedisLedger {
     }
 
     async fn report(&self, vitals: &Vitals) -> Result<(), LedgerError> {
-        self.set_fact("vitals", &json(vitals)).await
+        self.invoke(self.scripts.report.key(&self.keys.run).arg(json(vitals))).await
     }
 
     async fn progress(&self) -> Result<Progress, LedgerError> {
@@ -390,6 +403,8 @@ impl Ledger for RedisLedger {
             .filter(|(_, count)| *count > 0)
             .collect();
         Ok(Progress {
+            begun: facts.contains_key("job"),
+            read_until_ms: count("scan_until_ms"),
             expected: count("expected"),
             scan: count("scan").map(|scan| ScanCounts {
                 scan,

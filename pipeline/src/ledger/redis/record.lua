@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- The lines of these products are on disk. KEYS: run, claims, answers, failures, spent, the bucket of each.
 -- ARGV: journal mark before and after, then product, state (c or f), class and line of each (class and line empty for c).
 -- Returns 1, or 0 (and records nothing) where the mark is another: the ledger was emptied or set back, or somebody

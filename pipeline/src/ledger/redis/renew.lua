@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Keeps claims. KEYS: claims. ARGV: lease in ms, then product and token of each.
 local time = redis.call('TIME')
 local until_ms = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]
