@@ -13,4 +13,5 @@ pub mod job;
 pub mod ledger;
 pub mod message;
 pub mod record;
+mod server_url;
 pub mod shutdown;
