@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use shelfmill_aggregator::{Folder, recent_rate};
+use shelfmill_aggregator::{Folder, read_lines, recent_rate};
 use shelfmill_pipeline::{
     broker::Connect,
+    failure::FailureClass,
     ledger::{Ledger, RedisLedger},
     record::{FAILURES_FILE, JOURNAL_FILE},
     shutdown::Stopper,
@@ -131,23 +132,22 @@ fn report(run: &str, total: Option<u64>, completed: u64, failed: u64) -> Report 
 
 /// Why products failed, from the file that lists them.
 fn failure_classes(path: &Path) -> anyhow::Result<BTreeMap<String, u64>> {
-    use std::io::BufRead;
     #[derive(Deserialize)]
     struct Line {
         failure: Class,
     }
     #[derive(Deserialize)]
     struct Class {
-        class: String,
+        class: FailureClass,
     }
     let mut classes = BTreeMap::new();
-    let Ok(file) = std::fs::File::open(path) else { return Ok(classes) };
-    for line in std::io::BufReader::new(file).lines() {
-        // The last line may be half written.
-        if let Ok(line) = serde_json::from_str::<Line>(&line?) {
-            *classes.entry(line.failure.class).or_default() += 1;
+    read_lines::<anyhow::Error>(path, 0, |_, _, line| {
+        // A damaged one is the run's to tell.
+        if let Ok(line) = serde_json::from_str::<Line>(line) {
+            *classes.entry(line.failure.class.to_string()).or_default() += 1;
         }
-    }
+        Ok(())
+    })?;
     Ok(classes)
 }
 

@@ -30,6 +30,7 @@ mod summary;
 mod writer;
 
 pub use folder::{Folder, FolderError, RunRecord};
+pub use line_file::read_lines;
 pub use rate::recent_rate;
 pub use replay::ReplayError;
 pub use requeue::{RequeueError, requeue, spent_before};
