@@ -21,6 +21,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout_at};
 mod durable;
 mod finalize;
 mod folder;
+#[cfg(test)]
+mod fuzz;
 mod line_file;
 mod order;
 mod pen;

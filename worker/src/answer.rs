@@ -167,6 +167,8 @@ fn unfenced(content: &str) -> &str {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use serde_json::json;
     use shelfmill_pipeline::record::{MESSAGE_LIMIT_BYTES, RAW_LIMIT_BYTES};

@@ -311,7 +311,7 @@ struct ErrorDetail {
 }
 
 /// What an answer with another status than 200 says.
-fn refusal(status: StatusCode, body: &[u8]) -> CallFailure {
+pub(crate) fn refusal(status: StatusCode, body: &[u8]) -> CallFailure {
     let text = String::from_utf8_lossy(body);
     let detail = serde_json::from_slice::<ErrorBody>(body).unwrap_or_default().error;
     let code = detail.code.as_str().or(detail.r#type.as_deref()).unwrap_or_default();
@@ -340,7 +340,7 @@ fn classify(status: StatusCode, code: &str) -> FailureClass {
 }
 
 /// What the provider asks for: milliseconds, seconds, or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     if let Some(ms) = text(RETRY_AFTER_MS_HEADER).and_then(|ms| ms.parse::<f64>().ok()) {
         return Duration::try_from_secs_f64(ms / 1_000.0).ok();

@@ -378,4 +378,6 @@ fn json(value: &DeValue<'_>) -> Value {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
