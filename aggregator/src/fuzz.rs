@@ -120,7 +120,7 @@ proptest! {
         let place = folder();
         let folder = Folder::open(place.path(), "spring").unwrap();
         fs::write(folder.failures(), &failures).unwrap();
-        let wanted = |product: &shelfmill_pipeline::ledger::FailedProduct| product.task.id.len() % every == 0;
+        let wanted = |product: &shelfmill_pipeline::ledger::FailedProduct| product.task.id.len().is_multiple_of(every);
         match requeue(&folder, wanted) {
             Ok(count) => {
                 let left = if count == 0 { whole_lines(&failures) } else { whole_lines(&fs::read(folder.failures()).unwrap()) };

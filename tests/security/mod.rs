@@ -3,4 +3,5 @@
 mod foreign_text;
 mod hostile_model;
 mod http;
+mod messages;
 mod secrets;

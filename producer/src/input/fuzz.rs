@@ -11,7 +11,7 @@ use shelfmill_testing::nearly;
 use super::compact::is_space;
 use super::entry::MAX_EXCERPT_CHARS;
 use super::testing::{Outcome, gzip, outcome, outcome_of};
-use super::{Format, MAX_ID_BYTES, MAX_RECORD_BYTES};
+use super::{Format, MAX_ID_BYTES, MAX_RECORD_BYTES, RejectReason};
 
 /// More than that is quoted in no sentence: an escaped field name of a few hundred bytes, twice.
 const MAX_DETAIL_BYTES: usize = 4096;
@@ -51,8 +51,9 @@ fn check(read: &Outcome, bytes: &[u8]) -> Result<(), TestCaseError> {
         prop_assert!(value.is_object());
         // Read again, alone, it is the same record.
         let again = outcome(Format::Jsonl, body.as_bytes());
-        prop_assert!(again.rejects.is_empty(), "{:?}", again);
-        prop_assert!(again.error.is_some() || &again.records[0].2 == body, "{:?}", again);
+        // (Where another of its fields is taken for the id, that may be none.)
+        let has_other_id = again.error.is_some() || again.reasons() == [(1, RejectReason::MissingId)];
+        prop_assert!(has_other_id || &again.records[0].2 == body, "{:?}", again);
         // Nor does it fail within a message around it.
         let around =
             "[".repeat(127 - usize::from(MAX_NESTING)) + body + &"]".repeat(127 - usize::from(MAX_NESTING));
@@ -124,7 +125,10 @@ proptest! {
             prop_assert!(serde_json::from_str::<Map<String, Value>>(body).unwrap().values().all(Value::is_string));
         }
         if read.error.is_none() && !is_gzip(&bytes) {
-            prop_assert_eq!(read.records.len() + read.rejects.len(), rows(&bytes, delimiter), "{:?}", read);
+            // An open quote with nothing in it at the end of the text: only this reader tells.
+            let open_quote = usize::from(read.rejects.last().is_some_and(|last| last.detail.contains("is not closed")));
+            let (entries, rows) = (read.records.len() + read.rejects.len(), rows(&bytes, delimiter));
+            prop_assert!((rows..=rows + open_quote).contains(&entries), "{} of {}: {:?}", entries, rows, read);
         }
     }
 
