@@ -11,8 +11,8 @@ use shelfmill_worker::estimate_tokens;
 
 use crate::{
     cli::CheckArgs,
-    end::{DONE, Usage, printable},
-    job,
+    end::{DONE, Usage},
+    foreign, job,
 };
 
 /// Rejects told one by one.
@@ -65,11 +65,11 @@ fn product(findings: &mut Findings, prompt: &Prompt, job: &Job, record: &Record)
             if findings.products == 1 {
                 println!(
                     "The first prompt, for {} as {} would get it:",
-                    printable(&record.id),
+                    foreign::line(&record.id),
                     job.llm.model
                 );
                 for message in &messages {
-                    println!("--- {}\n{}", message.role, printable(&message.content));
+                    println!("--- {}\n  {}", message.role, foreign::lines(&message.content));
                 }
                 println!("---");
             }
@@ -78,7 +78,11 @@ fn product(findings: &mut Findings, prompt: &Prompt, job: &Job, record: &Record)
         Err(error) => {
             findings.unpromptable += 1;
             if findings.unpromptable <= REJECTS_TOLD {
-                println!("line {}: no prompt can be made: {}", record.line, printable(&error.to_string()));
+                println!(
+                    "line {}: no prompt can be made: {}",
+                    record.line,
+                    foreign::line(&error.to_string())
+                );
             }
         }
     }
@@ -87,7 +91,7 @@ fn product(findings: &mut Findings, prompt: &Prompt, job: &Job, record: &Record)
 fn reject(findings: &mut Findings, line: u64, reason: &str, detail: &str) {
     findings.rejects += 1;
     if findings.rejects <= REJECTS_TOLD {
-        println!("line {line}: {} ({reason})", printable(detail));
+        println!("line {line}: {} ({reason})", foreign::line(detail));
     } else if findings.rejects == REJECTS_TOLD + 1 {
         println!("and more");
     }

@@ -115,7 +115,7 @@ pub(crate) struct WorkerArgs {
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
     /// The model's API, if it is another one for this worker than the job says.
-    #[arg(long, value_name = "URL", env = "OPENAI_BASE_URL")]
+    #[arg(long, value_name = "URL", env = "OPENAI_BASE_URL", hide_env_values = true)]
     pub(crate) base_url: Option<String>,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
@@ -204,7 +204,7 @@ pub(crate) struct JobArgs {
     #[arg(long, env = "SHELFMILL_MODEL", help_heading = "Job")]
     pub(crate) model: Option<String>,
     /// The root of an OpenAI-compatible API, such as http://localhost:8000/v1 [default: as the job says].
-    #[arg(long, value_name = "URL", env = "OPENAI_BASE_URL", help_heading = "Job")]
+    #[arg(long, value_name = "URL", env = "OPENAI_BASE_URL", hide_env_values = true, help_heading = "Job")]
     pub(crate) base_url: Option<String>,
     /// The least time between the starts of two calls, such as 100ms [default: as the job says].
     #[arg(long, env = "SHELFMILL_DELAY", value_parser = duration, help_heading = "Job")]
@@ -314,7 +314,7 @@ pub(crate) struct SimulateArgs {
     pub(crate) max_requests_per_second: Option<f64>,
     /// Only this key is let in.
     #[arg(long, value_name = "KEY", env = "SHELFMILL_SIMULATE_KEY", hide_env_values = true)]
-    pub(crate) api_key: Option<String>,
+    pub(crate) api_key: Option<SecretString>,
     /// Which calls meet which fault: the same seed, the same faults.
     #[arg(long, env = "SHELFMILL_SIMULATE_SEED", default_value_t = 0)]
     pub(crate) seed: u64,

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use shelfmill_aggregator::{FolderError, Status, Summary};
 use shelfmill_pipeline::{broker::BrokerError, job::JobProblems, ledger::LedgerError};
 use shelfmill_producer::{StrictReject, input::InputError};
-use shelfmill_worker::NoKey;
+use shelfmill_worker::{BadBaseUrl, NoKey};
+
+use crate::foreign;
 
 pub(crate) const DONE: u8 = 0;
 pub(crate) const ERROR: u8 = 1;
@@ -20,7 +22,7 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// Tells an error once, with its causes, and gives the code it ends with.
 pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", printable(&format!("{error:#}")));
+    eprintln!("error: {}", foreign::lines(&format!("{error:#}")));
     ExitCode::from(code_of(error))
 }
 
@@ -30,6 +32,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
             || cause.is::<JobProblems>()
             || cause.is::<StrictReject>()
             || cause.is::<NoKey>()
+            || cause.is::<BadBaseUrl>()
             || matches!(cause.downcast_ref(), Some(FolderError::OtherRun { .. }))
             || cause.downcast_ref::<InputError>().is_some_and(InputError::is_usage)
     });
@@ -52,9 +55,4 @@ pub(crate) fn of_summary(summary: &Summary) -> ExitCode {
         Status::Complete if summary.counts.failed > 0 => DONE_WITH_FAILURES,
         Status::Complete => DONE,
     })
-}
-
-/// Text of others (ids, answers, file names) must not steer the terminal.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char }).collect()
 }

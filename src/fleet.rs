@@ -10,7 +10,7 @@ use shelfmill_pipeline::{
     shutdown::Stopper,
 };
 use shelfmill_producer::ProducerConfig;
-use shelfmill_worker::WorkerConfig;
+use shelfmill_worker::{WorkerConfig, check_base_url};
 
 use crate::{
     cli::{AggregatorArgs, FleetArgs, ProducerArgs, ServerArgs, WorkerArgs},
@@ -121,6 +121,7 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
 /// `shelfmill worker`.
 pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.stop.grace)?;
+    args.base_url.as_deref().map(check_base_url).transpose()?;
     let (broker, ledger) = both(&args.fleet, "worker", &stopper)?;
     let config = WorkerConfig {
         name: identity(),

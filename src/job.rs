@@ -6,6 +6,7 @@ use shelfmill_pipeline::{
     ledger::{Begun, Ledger},
 };
 use shelfmill_producer::input::{Entry, InputOptions, Source};
+use shelfmill_worker::check_base_url;
 
 use crate::{
     cli::{InputArgs, JobArgs},
@@ -22,7 +23,7 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
         job.llm.model.clone_from(model);
     }
     if let Some(url) = args.base_url.as_deref().or(job.llm.base_url.as_deref()) {
-        check_url(url)?;
+        check_base_url(url)?;
     }
     if args.base_url.is_some() {
         job.llm.base_url.clone_from(&args.base_url);
@@ -31,23 +32,6 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
         job.limits.delay_ms = u64::try_from(delay.as_millis())?;
     }
     Ok(job)
-}
-
-/// Told without the URL: what is wrong with it may be that a password is in it.
-fn check_url(url: &str) -> Result<(), Usage> {
-    let parsed =
-        url::Url::parse(url).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
-    match parsed {
-        None => Err(Usage(
-            "the model's URL (--base-url, OPENAI_BASE_URL or llm.base_url) must be like https://host/v1"
-                .to_owned(),
-        )),
-        Some(url) if url.password().is_some() => Err(Usage(
-            "the model's URL has a password in it, which would be kept in files; give keys in OPENAI_API_KEY"
-                .to_owned(),
-        )),
-        Some(_) => Ok(()),
-    }
 }
 
 /// What is to be read.

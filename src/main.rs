@@ -9,6 +9,7 @@ mod cli;
 mod embedded;
 mod end;
 mod fleet;
+mod foreign;
 mod job;
 mod progress;
 mod requeue;

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use secrecy::ExposeSecret;
 use shelfmill_simulator::{Config, Faults, Simulator};
 
 use crate::{
@@ -40,7 +41,7 @@ pub(crate) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
         faults: faults(&args.faults),
         seed: args.seed,
         max_requests_per_second: args.max_requests_per_second,
-        api_key: args.api_key,
+        api_key: args.api_key.map(|key| key.expose_secret().to_owned()),
         count_by_product: !args.no_product_counts,
     };
     config.faults.validate().map_err(|error| Usage(error.to_string()))?;

@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use shelfmill_aggregator::{Folder, recent_rate};
+use shelfmill_aggregator::{Folder, read_lines, recent_rate};
 use shelfmill_pipeline::{
     broker::{Connect, Depths, RabbitBroker},
+    failure::FailureClass,
     ledger::{Ledger, RedisLedger},
     record::{FAILURES_FILE, JOURNAL_FILE},
     shutdown::Stopper,
@@ -15,8 +16,8 @@ use shelfmill_pipeline::{
 use crate::{
     cli::ProgressArgs,
     embedded::{local_folder, out_folder},
-    end::{DONE, Usage, printable},
-    fleet, progress,
+    end::{DONE, Usage},
+    fleet, foreign, progress,
 };
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -118,7 +119,9 @@ async fn of_fleet(run: &str, ledger: &RedisLedger, broker: &RabbitBroker) -> any
         products_per_second: progress.vitals.map(|vitals| vitals.products_per_second),
         cost_usd: progress.vitals.and_then(|vitals| vitals.cost_usd),
         complete: progress.scan.is_some_and(|scan| scan.is_complete()),
-        broker: Some(looked.as_ref().map_or_else(|error| printable(&error.to_string()), |_| "ok".to_owned())),
+        broker: Some(
+            looked.as_ref().map_or_else(|error| foreign::line(&error.to_string()), |_| "ok".to_owned()),
+        ),
         queues: looked.ok().map(|Depths { tasks, retries, outcomes, dead }| Queues {
             tasks,
             retries,
@@ -171,23 +174,22 @@ fn report(run: &str, total: Option<u64>, completed: u64, failed: u64) -> Report 
 
 /// Why products failed, from the file that lists them.
 fn failure_classes(path: &Path) -> anyhow::Result<BTreeMap<String, u64>> {
-    use std::io::BufRead;
     #[derive(Deserialize)]
     struct Line {
         failure: Class,
     }
     #[derive(Deserialize)]
     struct Class {
-        class: String,
+        class: FailureClass,
     }
     let mut classes = BTreeMap::new();
-    let Ok(file) = std::fs::File::open(path) else { return Ok(classes) };
-    for line in std::io::BufReader::new(file).lines() {
-        // The last line may be half written.
-        if let Ok(line) = serde_json::from_str::<Line>(&line?) {
-            *classes.entry(line.failure.class).or_default() += 1;
+    read_lines::<anyhow::Error>(path, 0, |_, _, line| {
+        // A damaged one is the run's to tell.
+        if let Ok(line) = serde_json::from_str::<Line>(line) {
+            *classes.entry(line.failure.class.to_string()).or_default() += 1;
         }
-    }
+        Ok(())
+    })?;
     Ok(classes)
 }
 

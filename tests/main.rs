@@ -17,6 +17,7 @@ mod proxy;
 mod queue_faults;
 mod redis_faults;
 mod retries;
+mod security;
 mod servers;
 mod shutdown;
 mod storm;

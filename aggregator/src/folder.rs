@@ -7,7 +7,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -23,6 +23,8 @@ use crate::durable;
 
 const STATE_FOLDER: &str = ".shelfmill";
 const RECORD_VERSION: u32 = 1;
+/// The record has a job in it, and that a schema, which may be long.
+const MAX_RECORD_BYTES: u64 = 16 * 1024 * 1024;
 /// A process that was killed holds its lock until the kernel has cleared it away; whoever restarts it at once
 /// should not be refused for that.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -160,10 +162,15 @@ impl Folder {
         let file = path.join(STATE_FOLDER).join("run.json");
         let unreadable =
             |reason: String| FolderError::Unreadable { file: file.display().to_string(), reason };
-        let bytes = match std::fs::read(&file) {
+        let mut bytes = Vec::new();
+        let read = File::open(&file).and_then(|file| file.take(MAX_RECORD_BYTES + 1).read_to_end(&mut bytes));
+        match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|error| unreadable(error.to_string()))?,
         };
+        if bytes.len() as u64 > MAX_RECORD_BYTES {
+            return Err(unreadable(format!("it is larger than {MAX_RECORD_BYTES} bytes")));
+        }
         let record: RunRecord =
             serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
         if record.version != RECORD_VERSION {
@@ -177,7 +184,8 @@ impl Folder {
         let Some(started_at) = self.record.session_started_at.take() else { return };
         let last_line = std::fs::metadata(self.journal()).and_then(|meta| meta.modified()).ok();
         let ended_at = last_line.and_then(|time| Timestamp::try_from(time).ok());
-        self.record.active_ms += ended_at.map_or(0, |ended_at| elapsed_ms(started_at, ended_at));
+        let session_ms = ended_at.map_or(0, |ended_at| elapsed_ms(started_at, ended_at));
+        self.record.active_ms = self.record.active_ms.saturating_add(session_ms);
     }
 
     /// The run's record.
@@ -223,7 +231,7 @@ impl Folder {
     #[must_use]
     pub fn active(&self) -> Duration {
         let session = self.record.session_started_at.map_or(0, |at| elapsed_ms(at, Timestamp::now()));
-        Duration::from_millis(self.record.active_ms + session)
+        Duration::from_millis(self.record.active_ms.saturating_add(session))
     }
 
     /// Notes that the session ended in good order.
@@ -320,7 +328,6 @@ fn elapsed_ms(from: Timestamp, to: Timestamp) -> u64 {
 
 /// 64 random bits from the system.
 fn new_identity() -> io::Result<String> {
-    use io::Read;
     let mut bytes = [0; 8];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(format!("{:016x}", u64::from_le_bytes(bytes)))

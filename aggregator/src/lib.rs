@@ -22,6 +22,8 @@ mod dead;
 mod durable;
 mod finalize;
 mod folder;
+#[cfg(test)]
+mod fuzz;
 mod line_file;
 mod order;
 mod pen;
@@ -34,6 +36,7 @@ mod watch;
 mod writer;
 
 pub use folder::{Folder, FolderError, RunRecord};
+pub use line_file::read_lines;
 pub use rate::recent_rate;
 pub use replay::ReplayError;
 pub use requeue::{RequeueError, requeue, spent_before};

@@ -2,6 +2,7 @@
 //!
 //! - [`LineFile::commit`] returns when the lines are on disk, all of them; when it fails, none of them count,
 //!   and what was half written is cut off.
+//! - A line that is longer than any of ours is damage, and is told without being read whole.
 //! - A process that dies while writing leaves at most one line without its end; it is cut off on opening. It was
 //!   never told to anybody.
 //! - An open file outlives its name: writes to a deleted file succeed and go nowhere. [`LineFile::keep`] finds that
@@ -15,7 +16,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use shelfmill_pipeline::crash::{self, Point};
+use shelfmill_pipeline::{
+    crash::{self, Point},
+    record::MAX_LINE_BYTES,
+};
 
 /// Somebody else writes in a file that is ours alone.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +183,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Reads the whole lines of a file from a place on; a missing file has none, and a torn last line is left out.
-pub(crate) fn read_lines<E: From<io::Error>>(
+pub fn read_lines<E: From<io::Error>>(
     path: &Path,
     from_bytes: u64,
     mut each: impl FnMut(u64, u64, &str) -> Result<(), E>,
@@ -194,13 +198,17 @@ pub(crate) fn read_lines<E: From<io::Error>>(
     let (mut at_bytes, mut number, mut line) = (from_bytes, 0, Vec::new());
     loop {
         line.clear();
-        let read = reader.by_ref().read_until(b'\n', &mut line)?;
+        let read = reader.by_ref().take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut line)?;
+        let damage =
+            |what: String| io::Error::new(io::ErrorKind::InvalidData, damaged(path, number + 1, what));
         if line.last() != Some(&b'\n') {
+            if read > MAX_LINE_BYTES {
+                return Err(damage(format!("longer than {MAX_LINE_BYTES} bytes")).into());
+            }
             return Ok(());
         }
+        let text = std::str::from_utf8(&line[..read - 1]).map_err(|_| damage("not UTF-8".to_owned()))?;
         number += 1;
-        let text = std::str::from_utf8(&line[..read - 1])
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, damaged(path, number, "not UTF-8")))?;
         each(at_bytes, number, text)?;
         at_bytes += read as u64;
     }

@@ -14,5 +14,6 @@ pub mod job;
 pub mod ledger;
 pub mod message;
 pub mod record;
+mod server_url;
 pub mod shutdown;
 pub mod signature;

@@ -4,6 +4,8 @@
 //! no message, are told apart, because the first wants a newer Shelfmill and the second a look at who
 //! publishes. The line that an outcome carries is the line that will be written: it is embedded as raw JSON
 //! and never parsed beyond its id and place.
+//!
+//! What is decoded here makes one line of a file, whoever has published it, and none that is too long to be read again.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -11,11 +13,14 @@ use serde_json::value::RawValue;
 use crate::{
     failure::FailureClass,
     identity::IdHash,
-    record::{FailureLine, RejectLine, ResultLine},
+    record::{FailureLine, MAX_LINE_BYTES, RejectLine, ResultLine},
 };
 
 /// The version this build writes, and the only one it reads.
 pub const VERSION: u32 = 1;
+
+/// The largest message: a line and what is around it.
+pub const MAX_MESSAGE_BYTES: usize = MAX_LINE_BYTES + 64 * 1024;
 
 /// Why bytes are no message.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +30,14 @@ pub enum DecodeError {
     UnknownVersion {
         /// The version the message names.
         found: u64,
+    },
+    /// Larger than anything that is published here.
+    #[error(
+        "a message of {size_bytes} bytes is not one of Shelfmill (they have at most {MAX_MESSAGE_BYTES})"
+    )]
+    TooLarge {
+        /// Its size.
+        size_bytes: usize,
     },
     /// Not the JSON that a message is.
     #[error("not a message of Shelfmill")]
@@ -89,7 +102,13 @@ impl Task {
 
     /// From the wire.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        decode(bytes)
+        use serde::de::Error;
+        let task: Self = decode(bytes)?;
+        if task.product.get().contains('\n') {
+            let error = serde_json::Error::custom("a product must not contain a line break");
+            return Err(DecodeError::Malformed(error));
+        }
+        Ok(task)
     }
 }
 
@@ -282,6 +301,9 @@ fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> 
     struct Message<T> {
         m: T,
     }
+    if bytes.len() > MAX_MESSAGE_BYTES {
+        return Err(DecodeError::TooLarge { size_bytes: bytes.len() });
+    }
     // The version first, with everything else skipped: a newer message may look like nothing known here.
     let Version { v } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
     if v != u64::from(VERSION) {
@@ -291,5 +313,7 @@ fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> 
     Ok(m)
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -65,6 +65,14 @@ pub struct Failure {
 
 /// The most that is kept of an answer that could not be used.
 pub const RAW_LIMIT_BYTES: usize = 16 * 1024;
+/// The most that is kept of what a failure says.
+pub const MESSAGE_LIMIT_BYTES: usize = 2 * 1024;
+/// The largest analysis: it keeps an outcome far below what a broker takes as one message.
+pub const MAX_ANALYSIS_BYTES: usize = 1024 * 1024;
+/// How deep a product or an analysis may be nested. Many readers of JSON stop at 128, counting what is around it.
+pub const MAX_NESTING: u8 = 100;
+/// The longest line of these files: a product and an analysis of 1 MiB each, and room for the rest, twice over.
+pub const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How an outcome came about. Tokens and cost are those of every call made for the product, also of the calls
 /// whose answers were of no use.

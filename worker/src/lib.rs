@@ -22,11 +22,13 @@ use tokio::{
 
 mod analysis;
 mod answer;
+mod base_url;
 mod estimate;
 mod lease;
 mod model;
 mod product;
 
+pub use base_url::{BadBaseUrl, check_base_url};
 pub use estimate::estimate_tokens;
 use product::Desk;
 

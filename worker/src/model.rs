@@ -1,8 +1,11 @@
 //! Calls to the model. The only file that knows reqwest.
 //!
-//! - One deadline covers a call from its start to the last byte of its answer; a body is read up to a limit. So
-//!   a server that hangs, drips or floods costs one product one attempt.
-//! - The key is part of a header marked as sensitive and of nothing else: no error and no log shows it.
+//! - One deadline covers a call from its start to the last byte of its answer; a body is read up to a limit, and
+//!   nothing is unpacked (no encoding is offered, and one that comes unasked is bytes like any). So a server that
+//!   hangs, drips or floods costs one product one attempt.
+//! - The key is part of a header marked as sensitive and of nothing else: no error and no log shows it, and a server
+//!   that repeats it is not quoted.
+//! - No redirect is followed: key and product go where the user sent them, or nowhere.
 
 use std::{
     sync::{
@@ -13,10 +16,12 @@ use std::{
 };
 
 use anyhow::Context as _;
+use memchr::memmem;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Client, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+    redirect::Policy,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -25,20 +30,22 @@ use shelfmill_pipeline::{
     failure::FailureClass,
     identity::IdHash,
     job::{AnswerSchema, Job, Message},
-    record::RAW_LIMIT_BYTES,
+    record::{MESSAGE_LIMIT_BYTES, RAW_LIMIT_BYTES},
 };
 use tokio::time::timeout;
 use url::Url;
 
-use crate::OPENAI_BASE_URL;
+use crate::{OPENAI_BASE_URL, check_base_url};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer may have 1 MiB; escaped and wrapped it can be larger.
-const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 /// More of an error than that tells nothing new.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// OpenAI takes request ids of up to 512 characters.
 const MAX_REQUEST_ID_BYTES: usize = 500;
+/// Shorter keys are placeholders for servers that want none ("none", "EMPTY"), and words that answers may have.
+const LEAST_KEY_BYTES: usize = 16;
 const REQUEST_ID_HEADER: &str = "x-client-request-id";
 const RETRY_AFTER_MS_HEADER: &str = "retry-after-ms";
 
@@ -52,7 +59,8 @@ pub(crate) struct CallFailure {
 }
 
 impl CallFailure {
-    pub(crate) fn new(class: FailureClass, message: String) -> Self {
+    pub(crate) fn new(class: FailureClass, mut message: String) -> Self {
+        message.truncate(message.floor_char_boundary(MESSAGE_LIMIT_BYTES));
         Self { class, message, raw: None, retry_after: None }
     }
 
@@ -93,15 +101,9 @@ struct Request<'a> {
 impl Endpoint {
     pub(crate) fn new(base_url: Option<&str>, job: &Job) -> anyhow::Result<Self> {
         let base = base_url.or(job.llm.base_url.as_deref()).unwrap_or(OPENAI_BASE_URL);
-        let url = format!("{}/chat/completions", base.trim_end_matches('/'));
-        let url = Url::parse(&url)
-            .ok()
-            .filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
-            .with_context(|| {
-                // What comes before an @ may be a password.
-                let shown = base.rsplit_once('@').map_or(base, |(_, rest)| rest);
-                format!("the model's URL '{shown}' is not one (it begins with http:// or https://)")
-            })?;
+        let mut url = check_base_url(base)?;
+        let path = format!("{}/chat/completions", url.path().trim_end_matches('/'));
+        url.set_path(&path);
         let schema = &job.output.schema;
         let response_format = serde_json::value::to_raw_value(&serde_json::json!({
             "type": "json_schema",
@@ -144,6 +146,7 @@ impl Endpoint {
 /// The pooled HTTP client of a worker.
 pub(crate) struct ModelClient {
     client: RwLock<Client>,
+    key: Option<SecretString>,
     connections: usize,
     headers: HeaderMap,
     calls: AtomicU32,
@@ -158,7 +161,7 @@ impl ModelClient {
     ) -> anyhow::Result<Self> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(key) = key {
+        if let Some(key) = &key {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret().trim()))
                 .map_err(|_| anyhow::anyhow!("the API key has characters that no key has"))?;
             value.set_sensitive(true);
@@ -166,7 +169,7 @@ impl ModelClient {
         }
         let connections = concurrency as usize;
         let client = RwLock::new(build(connections)?);
-        Ok(Self { client, connections, headers, calls: AtomicU32::new(0), recycle_every })
+        Ok(Self { client, key, connections, headers, calls: AtomicU32::new(0), recycle_every })
     }
 
     /// One call; the body of a 200, or why there is none.
@@ -187,17 +190,41 @@ impl ModelClient {
         let exchange = async {
             let response = call.send().await.map_err(|error| broken(&error))?;
             match response.status() {
-                StatusCode::OK => read(response, MAX_BODY_BYTES).await?.ok_or_else(|| {
-                    let message = format!("the answer is larger than {MAX_BODY_BYTES} bytes");
-                    CallFailure::new(FailureClass::Malformed, message)
-                }),
-                status => Err(refused(status, response).await),
+                StatusCode::OK => match read(response, MAX_BODY_BYTES).await? {
+                    Body::Whole(body) => Ok(self.without_key(body)),
+                    Body::Beginning(_) => {
+                        let message = format!("the answer is larger than {MAX_BODY_BYTES} bytes");
+                        Err(CallFailure::new(FailureClass::Malformed, message))
+                    }
+                },
+                status => Err(self.refused(status, response).await),
             }
         };
         timeout(deadline, exchange).await.unwrap_or_else(|_| {
             let message = format!("no complete answer within {:.0?}", deadline);
             Err(CallFailure::new(FailureClass::Timeout, message))
         })
+    }
+
+    async fn refused(&self, status: StatusCode, response: Response) -> CallFailure {
+        let retry_after = retry_after(response.headers());
+        let (Body::Whole(body) | Body::Beginning(body)) =
+            read(response, MAX_ERROR_BYTES).await.unwrap_or(Body::Whole(Vec::new()));
+        CallFailure { retry_after, ..refusal(status, &self.without_key(body)) }
+    }
+
+    /// What a server sent, without the key it may have repeated: it would be kept in files.
+    fn without_key(&self, mut body: Vec<u8>) -> Vec<u8> {
+        let key = self.key.as_ref().map_or("", |key| key.expose_secret().trim()).as_bytes();
+        if key.len() < LEAST_KEY_BYTES {
+            return body;
+        }
+        let mut from = 0;
+        while let Some(at) = memmem::find(&body[from..], key) {
+            body[from + at..from + at + key.len()].fill(b'*');
+            from += at + key.len();
+        }
+        body
     }
 
     fn client(&self) -> Result<Client, CallFailure> {
@@ -216,6 +243,7 @@ fn build(connections: usize) -> anyhow::Result<Client> {
         .user_agent(concat!("shelfmill/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_max_idle_per_host(connections)
+        .redirect(Policy::none())
         .build()
         .context("cannot make an HTTP client")
 }
@@ -230,17 +258,25 @@ fn request_id(id: &str, number: u32) -> String {
     }
 }
 
-/// The body, or `None` where it is larger than `limit_bytes`.
-async fn read(mut response: Response, limit_bytes: usize) -> Result<Option<Vec<u8>>, CallFailure> {
-    let mut body =
-        Vec::with_capacity(response.content_length().unwrap_or(0).min(MAX_ERROR_BYTES as u64) as usize);
+/// What was read of a body.
+enum Body {
+    Whole(Vec<u8>),
+    /// There was more than the limit.
+    Beginning(Vec<u8>),
+}
+
+async fn read(mut response: Response, limit_bytes: usize) -> Result<Body, CallFailure> {
+    // What a server announces is not what it sends: a little is taken at its word.
+    let announced = usize::try_from(response.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
+    let mut body = Vec::with_capacity(announced.min(MAX_ERROR_BYTES));
     while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-        if body.len() + chunk.len() > limit_bytes {
-            return Ok(None);
+        let room = limit_bytes - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() > room {
+            return Ok(Body::Beginning(body));
         }
-        body.extend_from_slice(&chunk);
     }
-    Ok(Some(body))
+    Ok(Body::Whole(body))
 }
 
 fn broken(error: &reqwest::Error) -> CallFailure {
@@ -274,16 +310,19 @@ struct ErrorDetail {
     r#type: Option<String>,
 }
 
-async fn refused(status: StatusCode, response: Response) -> CallFailure {
-    let retry_after = retry_after(response.headers());
-    let body = read(response, MAX_ERROR_BYTES).await.ok().flatten().unwrap_or_default();
-    let text = String::from_utf8_lossy(&body);
-    let detail = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default().error;
+/// What an answer with another status than 200 says.
+pub(crate) fn refusal(status: StatusCode, body: &[u8]) -> CallFailure {
+    let text = String::from_utf8_lossy(body);
+    let detail = serde_json::from_slice::<ErrorBody>(body).unwrap_or_default().error;
     let code = detail.code.as_str().or(detail.r#type.as_deref()).unwrap_or_default();
     let class = classify(status, code);
-    let said = detail.message.unwrap_or_else(|| text.chars().take(300).collect());
-    let message = format!("{status}: {}", said.trim());
-    CallFailure { retry_after, ..CallFailure::new(class, message).with_raw(&text) }
+    let message = if status.is_redirection() {
+        format!("{status}: the server sends calls elsewhere, which is not followed; correct the model's URL")
+    } else {
+        let said = detail.message.unwrap_or_else(|| text.chars().take(300).collect());
+        format!("{status}: {}", said.trim())
+    };
+    CallFailure::new(class, message).with_raw(&text)
 }
 
 fn classify(status: StatusCode, code: &str) -> FailureClass {
@@ -301,7 +340,7 @@ fn classify(status: StatusCode, code: &str) -> FailureClass {
 }
 
 /// What the provider asks for: milliseconds, seconds, or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     if let Some(ms) = text(RETRY_AFTER_MS_HEADER).and_then(|ms| ms.parse::<f64>().ok()) {
         return Duration::try_from_secs_f64(ms / 1_000.0).ok();
@@ -314,5 +353,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Duration::try_from(date.duration_since(jiff::Timestamp::now())).ok()
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,14 @@
 //! Reads `job.toml`. Every problem in the file is told, each with its line, so that one round of editing is
 //! enough; a key nobody reads is a problem too, because it is a setting somebody believes in.
 
-use std::{fmt, ops::Range, path::Path, time::Duration};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    ops::Range,
+    path::Path,
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 use toml::{
@@ -14,6 +21,18 @@ use super::{AnswerSchema, Job, Limits, Llm, Output, Prompt, PromptTemplates};
 /// Fields of a request that Shelfmill itself writes.
 const OWN_FIELDS: [&str; 6] =
     ["model", "messages", "stream", "n", "response_format", "max_completion_tokens"];
+
+/// A file that is larger was named by mistake.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(text)
+}
 
 /// One thing that is wrong with a job file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +68,7 @@ impl Job {
     /// Reads and checks a job file. Paths in it are relative to its folder.
     pub fn read(path: &Path) -> Result<Self, JobProblems> {
         let file = path.display().to_string();
-        match std::fs::read_to_string(path) {
+        match read_text(path) {
             Ok(text) => Self::parse(&text, &file, path.parent().unwrap_or(Path::new("."))),
             Err(error) => {
                 let what = format!("cannot be read: {error}");
@@ -240,10 +259,10 @@ impl<'t> Reader<'t> {
             },
             (None, Some(file)) => match file.get_ref().as_str() {
                 None => Err("'output.schema_file' must be a path".to_owned()),
-                Some(name) => std::fs::read(folder.join(name))
+                Some(name) => read_text(&folder.join(name))
                     .map_err(|error| format!("the schema file {name} cannot be read: {error}"))
-                    .and_then(|bytes| {
-                        serde_json::from_slice(&bytes)
+                    .and_then(|text| {
+                        serde_json::from_str(&text)
                             .map_err(|error| format!("the schema file {name} is not JSON: {error}"))
                     }),
             },
@@ -358,5 +377,7 @@ fn json(value: &DeValue<'_>) -> Value {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ mod compact;
 mod delimited;
 mod entry;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod identify;
 mod json_array;
 mod json_scan;

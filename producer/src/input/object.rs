@@ -6,14 +6,12 @@
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use shelfmill_pipeline::record::MAX_NESTING;
 
 use super::compact::{compact, is_space};
 use super::entry::{Entry, MAX_RECORD_BYTES, Record, Refusal, RejectReason};
 use super::error::InputError;
 use super::identify::{id_field, id_from_json};
-
-/// How deep objects and arrays may be nested. serde_json stops at 128, counting what is around the product too.
-const MAX_NESTING: u8 = 100;
 
 /// Reads objects one by one and remembers which field is the id.
 pub(super) struct Objects {

@@ -25,6 +25,8 @@ use crate::{
     message::{DecodeError, Outcome, Task},
 };
 
+const MAX_REASON_BYTES: usize = 1024;
+
 /// A message, to the wire and back.
 pub(super) trait Wire: Sized + Send + 'static {
     /// Whether what was fetched and not handed out is given back as a copy, which spends none of its deliveries,
@@ -170,8 +172,10 @@ impl Shared {
         found: &LapinDelivery,
         error: &DecodeError,
     ) -> Result<(), BrokerError> {
-        let reason = std::error::Error::source(error)
+        let mut reason = std::error::Error::source(error)
             .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        // It quotes the message, and a header must fit into a frame.
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
         tracing::error!(queue, reason, "a message went to the dead queue");
         self.publish(&self.topology.dead, &found.data, Some(Epitaph { reason: &reason, queue })).await?;
         acknowledge(&found.acker).await;

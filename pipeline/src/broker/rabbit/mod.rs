@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use super::{Broker, BrokerError, Consumer, DeadLetters, Depths, topology::Topology};
 use crate::{
     message::{Outcome, Task},
+    server_url,
     shutdown::Stopper,
 };
 use connection::Shared;
@@ -68,9 +69,8 @@ impl RabbitBroker {
     /// Checks the configuration; connects when first used.
     pub fn new(config: RabbitConfig, stopper: Stopper) -> Result<Self, BrokerError> {
         let refused = |reason: String| BrokerError::Refused { at: "the given URL".into(), reason };
-        // Parsed by url first: its errors do not repeat the URL, which may hold a password.
         let url = config.url.expose_secret();
-        let scheme = url::Url::parse(url).map_err(|error| refused(error.to_string()))?.scheme().to_owned();
+        let scheme = server_url::parse(url).map_err(refused)?.scheme().to_owned();
         if !["amqp", "amqps"].contains(&scheme.as_str()) {
             return Err(refused("it must begin with amqp:// or amqps://".to_owned()));
         }

@@ -19,6 +19,9 @@ use crate::{identity::IdHash, ledger::Grant, message::Spent};
 const SLOT_BYTES: usize = 16;
 const FREE: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
 
+/// What is behind that was not written here: there are never more slots than calls under way at once.
+const MAX_BYTES: u64 = 1_000_000 * IdHash::LEN as u64;
+
 #[derive(Debug)]
 pub(super) struct Inflight {
     file: File,
@@ -58,9 +61,9 @@ impl Slot {
 impl Inflight {
     /// Opens or makes the file; what it holds was under way, or waited for another try, when the last process ended.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
+        (&file).take(MAX_BYTES).read_to_end(&mut bytes)?;
         let mut inflight = Self { file, slots: HashMap::new(), free: Vec::new(), next: 0 };
         for slot in bytes.as_chunks::<SLOT_BYTES>().0 {
             let index = inflight.next;

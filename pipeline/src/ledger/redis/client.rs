@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::outage::Outage;
-use crate::{broker::Connect, ledger::LedgerError, shutdown::Stopper};
+use crate::{broker::Connect, ledger::LedgerError, server_url, shutdown::Stopper};
 
 /// How to reach Redis.
 #[derive(Clone, Debug)]
@@ -63,8 +63,8 @@ impl Connection {
     pub(super) fn new(config: &RedisConfig, stopper: Stopper) -> Result<Self, LedgerError> {
         let url = config.url.expose_secret();
         let refused = |at: &str, reason: String| LedgerError::Refused { at: at.to_owned(), reason };
-        // Neither redis' nor url's error names the URL: its password would be in it.
-        let parsed = url::Url::parse(url).map_err(|error| refused("the given URL", error.to_string()))?;
+        // Nor do redis' errors name the URL.
+        let parsed = server_url::parse(url).map_err(|reason| refused("the given URL", reason))?;
         let at = format!("{}:{}", parsed.host_str().unwrap_or("localhost"), parsed.port().unwrap_or(6379));
         let client = match &config.ca_file {
             None => Client::open(url),

@@ -1,0 +1,102 @@
+//! What holds for damaged replies, with or without an answer in them, and for damaged errors.
+
+use proptest::prelude::*;
+use reqwest::StatusCode;
+use serde_json::json;
+use shelfmill_pipeline::record::{MAX_ANALYSIS_BYTES, MAX_NESTING, MESSAGE_LIMIT_BYTES, RAW_LIMIT_BYTES};
+use shelfmill_testing::nearly;
+
+use super::*;
+use crate::model::refusal;
+
+const ANALYSIS: &str =
+    "{\"category\":\"Kitchen\",\"tags\":[\"tea\",\"ü\"],\"score\":7.5,\"deep\":[[{\"a\":null}]]}";
+
+fn replies() -> Vec<String> {
+    let reply = |content: &str, finish: &str| {
+        json!({
+            "id": "x", "object": "chat.completion", "model": "gpt-4.1-mini",
+            "choices": [
+                {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish},
+                {"index": 1, "message": {"content": null, "refusal": "No."}}
+            ],
+            "usage": {"prompt_tokens": 310, "completion_tokens": 120, "total_tokens": 430}
+        })
+        .to_string()
+    };
+    vec![
+        reply(ANALYSIS, "stop"),
+        reply(&format!("```json\n{ANALYSIS}\n```"), "stop"),
+        reply("Sure!", "length"),
+        json!({"choices": [{"message": {"refusal": "I cannot.", "content": null}}], "usage": null})
+            .to_string(),
+        "{}".to_owned(),
+    ]
+}
+
+const ERRORS: [&str; 4] = [
+    "{\"error\":{\"message\":\"Rate limit reached\",\"type\":\"requests\",\"code\":\"rate_limit_exceeded\"}}",
+    "{\"error\":{\"message\":\"no\",\"code\":429,\"param\":null}}",
+    "{\"error\":{\"code\":\"insufficient_quota\"}}",
+    "<html><body>502 Bad Gateway</body></html>",
+];
+
+fn check_failure(failure: &CallFailure) -> Result<(), TestCaseError> {
+    prop_assert!(failure.message.len() <= MESSAGE_LIMIT_BYTES);
+    prop_assert!(failure.raw.as_ref().is_none_or(|raw| raw.len() <= RAW_LIMIT_BYTES));
+    Ok(())
+}
+
+fn check_answer(body: &[u8]) -> Result<(), TestCaseError> {
+    let schema = AnswerSchema::compile(&json!({"type": "object", "required": ["tags"]})).unwrap();
+    let answer = match Answer::parse(body) {
+        Ok(answer) => answer,
+        Err(failure) => {
+            prop_assert_eq!(failure.class, FailureClass::Malformed);
+            return check_failure(&failure);
+        }
+    };
+    prop_assert!(answer.model.as_ref().is_none_or(|model| model.len() <= MAX_MODEL_BYTES));
+    let line = match answer.analysis(&schema) {
+        Ok(line) => line,
+        Err(failure) => return check_failure(&failure),
+    };
+    let value: Value = serde_json::from_str(line.get()).unwrap();
+    prop_assert!(value.get("tags").is_some() && !is_deeper(&value, MAX_NESTING));
+    prop_assert!(line.get().len() <= MAX_ANALYSIS_BYTES && !line.get().contains(['\n', '\r']));
+    // Said again, it is the same.
+    let again = json!({"choices": [{"message": {"content": line.get()}}]}).to_string();
+    let again = Answer::parse(again.as_bytes()).unwrap().analysis(&schema).unwrap();
+    prop_assert_eq!(again.get(), line.get());
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_reply_is_an_analysis_or_a_failure(body in nearly(replies())) {
+        check_answer(&body)?;
+    }
+
+    #[test]
+    fn a_damaged_answer_is_an_analysis_or_a_failure(content in nearly([ANALYSIS, "```json\n{\"tags\":[]}\n```"])) {
+        let content = String::from_utf8_lossy(&content);
+        let reply = json!({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}).to_string();
+        check_answer(reply.as_bytes())?;
+    }
+
+    #[test]
+    fn a_damaged_error_is_a_failure(body in nearly(ERRORS), status in 300_u16..600) {
+        check_failure(&refusal(StatusCode::from_u16(status).unwrap(), &body))?;
+    }
+
+    #[test]
+    fn a_damaged_wait_is_one_or_none(wait in nearly(["7", "0.5", "1e3", "Wed, 21 Oct 2099 07:28:00 GMT"])) {
+        if let Ok(value) = reqwest::header::HeaderValue::from_bytes(&wait) {
+            for name in ["retry-after", "retry-after-ms"] {
+                let name = reqwest::header::HeaderName::from_static(name);
+                let headers = [(name, value.clone())].into_iter().collect();
+                let _ = crate::model::retry_after(&headers);
+            }
+        }
+    }
+}
