@@ -1,0 +1,106 @@
+"""A fleet whose roles are started and ended one by one, and looked at meanwhile."""
+
+import contextlib
+import time
+
+import processes
+from processes import CORES, BenchError, Child
+from servers import RabbitMq, Redis, Simulator
+
+LOOK_EVERY_S = 0.1
+FIRST_CALL_EVERY_S = 0.01
+# What takes longer is broken.
+PATIENCE_S = 3_600
+
+
+class Scene:
+    def __init__(self, bench, name):
+        self.bench, self.folder, self.name = bench, bench.work / name, name
+        self.folder.mkdir()
+        self.rabbitmq, self.redis = RabbitMq(self.folder / "rabbitmq"), Redis(self.folder / "redis")
+        self.simulator = Simulator(bench.binary, self.folder / "simulator")
+        self.servers = [self.rabbitmq.child, self.redis.child, self.simulator.child]
+        self.children = []
+        self.foreign = 0.0
+        bench.versions = {"RabbitMQ": self.rabbitmq.version(), "Redis": self.redis.version()}
+
+    def role(self, name, *args):
+        """A role of the run that bears the scene's name."""
+        meet = ["--run", self.name, "--amqp-url", self.rabbitmq.url, "--redis-url", self.redis.url]
+        return self.child(name, *args, "-q", *meet)
+
+    def child(self, name, *args):
+        child = Child(name, [self.bench.binary, *args], self.folder / f"{name}.log")
+        self.children.append(child)
+        return child
+
+    def fact(self, name):
+        """What the ledger says of the run."""
+        return self.redis.command("HGET", f"shelfmill:{{{self.name}}}:run", name)
+
+    def first_call(self, child):
+        """Seconds from the start of the process to the first call at the simulator."""
+        self.until(lambda: self.simulator.calls() > 0, FIRST_CALL_EVERY_S)
+        return time.monotonic() - child.started
+
+    def until(self, done, every_s=LOOK_EVERY_S):
+        deadline = time.monotonic() + PATIENCE_S
+        while not done():
+            self.check()
+            if time.monotonic() > deadline:
+                raise BenchError("\n".join(child.tail() for child in self.children))
+            time.sleep(every_s)
+
+    def check(self):
+        """All that were started run, or have ended well; notes what they hold at most."""
+        for child in [*self.servers, *self.children]:
+            if child.ended is None and child.has_ended():
+                child.reap()
+                if child.status != 0 or child in self.servers:
+                    raise BenchError(f"{child.name} ended with {child.status}:\n{child.tail()}")
+            elif child.ended is None:
+                child.sample()
+
+    def watch(self, children, seconds):
+        """Their resident sets in MB, sampled for so long."""
+        held = {child.name: [] for child in children}
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.check()
+            for child in children:
+                held[child.name].append(rss_mb(child))
+            time.sleep(LOOK_EVERY_S)
+        return held
+
+    def kill_roles(self):
+        for child in self.children:
+            child.kill()
+
+    def close(self):
+        self.kill_roles()
+        for server in (self.simulator, self.redis, self.rabbitmq):
+            server.child.kill()
+
+    @contextlib.contextmanager
+    def step(self, what):
+        """Keeps and logs how long it took, and how much of the machine others used meanwhile."""
+        busy, own, began = processes.machine_busy_seconds(), self._used_s(), time.monotonic()
+        yield
+        self.took_s = took_s = time.monotonic() - began
+        others = processes.machine_busy_seconds() - busy - (self._used_s() - own)
+        self.foreign = max(self.foreign, others / (took_s * CORES))
+        self.bench.log(f"{what}: {took_s:.1f} s; others used {max(0, others / (took_s * CORES)):.0%} of the machine")
+
+    def _used_s(self):
+        children = [*self.servers, *self.children]
+        return processes.own_seconds() + sum(
+            processes.cpu_seconds(child.pid) if child.ended is None else child.cpu_s for child in children
+        )
+
+
+def rss_mb(child):
+    return processes.rss_kb(child.pid) * 1024 / 1e6
+
+
+def peak_mb(child):
+    return child.peak_kb * 1024 / 1e6
