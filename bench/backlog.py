@@ -76,7 +76,7 @@ def work(bench, scene, number, seconds):
     scene.simulator.reset()
     worker = scene.role(f"worker {number}", "worker", "--concurrency", bench.concurrency)
     with scene.step("to the first call"):
-        first_call_s = scene.first_call(worker)
+        first_call_s, _ = scene.first_call(worker)
     aggregator = scene.role(f"aggregator {number}", "aggregator", "--out", scene.folder / f"out-{number}")
     children = [child for child in scene.children if child.ended is None]
     with scene.step(f"work ({', '.join(child.name for child in children)})"):

@@ -32,7 +32,7 @@ def resume(bench, sizes):
     scene.simulator.reset()
     with scene.step("one product more, in one process"):
         again = run(scene, "run 2", grown, out)
-        alone_s = scene.first_call(again)
+        alone = scene.first_call(again)
         alone_mb = rss_mb(again)
         scene.until(lambda: again.ended)
     check(out, products + 1, scene.simulator.calls())
@@ -61,15 +61,16 @@ def resume(bench, sizes):
         # One that was there before the producer would find the run complete, and end.
         scene.until(lambda: scene.fact("scan") != scan)
         aggregator = aggregate(scene, 2, out)
-        fleet_s = scene.first_call(producer)
+        together = scene.first_call(producer)
         scene.until(lambda: all(child.ended for child in (producer, worker, aggregator)))
     check(out, products + 2, scene.simulator.calls())
 
+    told = lambda first_call: f"{first_call[0]:.2f} ({first_call[1]:.1f} CPU s)"
     per_id = lambda size: f"{(size - empty_bytes) / (products + 1):.1f}"
     rows = [
-        ["`shelfmill run` again: s to the first call", f"{alone_s:.2f}", "< 10"],
+        ["`shelfmill run` again: s to the first call", told(alone), "< 10"],
         ["its MB then; its peak, final files included", f"{alone_mb:.1f}; {peak_mb(again):.1f}", "≤ 32 bytes a product"],
-        ["a fleet's producer again: s to the first call", f"{fleet_s:.2f}", "< 10"],
+        ["a fleet's producer again: s to the first call", told(together), "< 10"],
         ["a producer that finds nothing to do: s", f"{nothing_s:.2f}", ""],
         ["an emptied Redis knows every line again after, s", f"{told_s:.2f}", ""],
         ["Redis: bytes of each completed id, seen by a scan", per_id(known_bytes), "≤ 40"],

@@ -21,7 +21,7 @@ class Scene:
         self.simulator = Simulator(bench.binary, self.folder / "simulator")
         self.servers = [self.rabbitmq.child, self.redis.child, self.simulator.child]
         self.children = []
-        self.foreign = 0.0
+        self.foreign = self.used_s = 0.0
         bench.versions = {"RabbitMQ": self.rabbitmq.version(), "Redis": self.redis.version()}
 
     def role(self, name, *args):
@@ -39,9 +39,10 @@ class Scene:
         return self.redis.command("HGET", f"shelfmill:{{{self.name}}}:run", name)
 
     def first_call(self, child):
-        """Seconds from the start of the process to the first call at the simulator."""
+        """Seconds from the start of the process to the first call at the simulator, and the CPU seconds that roles and
+        servers have used since the step began: what remains of it on a machine that others use."""
         self.until(lambda: self.simulator.calls() > 0, FIRST_CALL_EVERY_S)
-        return time.monotonic() - child.started
+        return time.monotonic() - child.started, self._used_s() - self.used_s
 
     def until(self, done, every_s=LOOK_EVERY_S):
         deadline = time.monotonic() + PATIENCE_S
@@ -84,16 +85,18 @@ class Scene:
     @contextlib.contextmanager
     def step(self, what):
         """Keeps and logs how long it took, and how much of the machine others used meanwhile."""
-        busy, own, began = processes.machine_busy_seconds(), self._used_s(), time.monotonic()
+        busy, own, began = processes.machine_busy_seconds(), processes.own_seconds(), time.monotonic()
+        self.used_s = self._used_s()
         yield
         self.took_s = took_s = time.monotonic() - began
-        others = processes.machine_busy_seconds() - busy - (self._used_s() - own)
+        used_s = self._used_s() - self.used_s + processes.own_seconds() - own
+        others = processes.machine_busy_seconds() - busy - used_s
         self.foreign = max(self.foreign, others / (took_s * CORES))
         self.bench.log(f"{what}: {took_s:.1f} s; others used {max(0, others / (took_s * CORES)):.0%} of the machine")
 
     def _used_s(self):
         children = [*self.servers, *self.children]
-        return processes.own_seconds() + sum(
+        return sum(
             processes.cpu_seconds(child.pid) if child.ended is None else child.cpu_s for child in children
         )
 
