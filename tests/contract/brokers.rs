@@ -220,7 +220,10 @@ async fn outcomes_that_have_arrived_are_taken_without_waiting_for_each() {
             Some(got) => got,
             None => {
                 waits += 1;
-                next(&mut outcomes).await
+                let got = next(&mut outcomes).await;
+                // As long as a batch takes to be written: more arrives meanwhile.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                got
             }
         });
     }
