@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 
 ADJECTIVES = "Compact Robust Classic Foldable Premium Lightweight Recycled Handmade Modular Quiet".split()
 MATERIALS = "oak bamboo steel aluminium cotton wool porcelain glass silicone leather linen cork".split()
@@ -22,11 +23,11 @@ SENTENCES = (
 ).split("|")
 
 
-def product(number):
+def product(number, id_bytes=11):
     dice = random.Random(number)
     material, thing, brand = dice.choice(MATERIALS), dice.choice(THINGS), dice.choice(BRANDS)
     return {
-        "id": f"SKU-{number:07}",
+        "id": f"SKU-{number:0{id_bytes - 4}}",
         "title": f"{brand} {dice.choice(ADJECTIVES)} {material.title()} {thing}",
         "brand": brand,
         "category_path": dice.choice(SHELVES),
@@ -43,13 +44,25 @@ def product(number):
     }
 
 
-def catalog(folder, products):
+def line(number, id_bytes=11):
+    return json.dumps(product(number, id_bytes), ensure_ascii=False) + "\n"
+
+
+def catalog(folder, products, id_bytes=11):
     """Where the catalog lies; made if it is not there yet."""
-    path = os.path.join(folder, f"catalog-{products}.jsonl")
+    path = os.path.join(folder, f"catalog-{products}{'' if id_bytes == 11 else f'-{id_bytes}'}.jsonl")
     if not os.path.exists(path):
         os.makedirs(folder, exist_ok=True)
         with open(path + ".part", "w", encoding="utf-8") as file:
             for number in range(1, products + 1):
-                file.write(json.dumps(product(number), ensure_ascii=False) + "\n")
+                file.write(line(number, id_bytes))
         os.rename(path + ".part", path)
     return path
+
+
+def longer(path, copy, product_line):
+    """A copy of the catalog with one product more, at its end."""
+    shutil.copyfile(path, copy)
+    with open(copy, "a", encoding="utf-8") as file:
+        file.write(product_line)
+    return copy

@@ -16,6 +16,7 @@ import time
 
 SAMPLE_EVERY_S = 0.1
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 CORES = os.cpu_count() or 1
 LOG_TAIL_BYTES = 4_000
 
@@ -134,6 +135,12 @@ def peak_kb(pid):
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("VmHWM")), 0)
     return 0
+
+
+def rss_kb(pid):
+    """What the process holds now."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * PAGE_KB
 
 
 def forget_peak(child):

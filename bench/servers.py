@@ -115,6 +115,9 @@ class RabbitMq:
             raise BenchError(f"rabbitmqctl {args[0]}: {done.stdout}{done.stderr}")
         return done.stdout.strip()
 
+    def disk_bytes(self):
+        return sum(file.stat().st_size for file in (self.folder / "data").rglob("*") if file.is_file())
+
     def delete_queues(self):
         """So that no run pays for the queues of those before it."""
         delete = "rabbit_amqqueue:delete(Queue, false, false, <<\"bench\">>)"
@@ -143,6 +146,24 @@ class Redis:
 
     def flush(self):
         ask(self.port, b"FLUSHALL\r\n", 5)
+
+    def command(self, *words):
+        """Of a command that answers with one value: text, a number or nothing."""
+        parts = [str(word).encode() for word in words]
+        question = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            connection.sendall(question)
+            with connection.makefile("rb") as answer:
+                head = answer.readline().decode().strip()
+                if head.startswith("$"):
+                    return None if head == "$-1" else answer.read(int(head[1:])).decode(errors="replace")
+        if head.startswith("-"):
+            raise BenchError(f"Redis, {words[0]}: {head[1:]}")
+        return int(head[1:]) if head.startswith(":") else head[1:]
+
+    def used_bytes(self):
+        """What Redis itself counts; not the process' resident set, which follows it in larger steps."""
+        return int(re.search(r"used_memory:(\d+)", self.command("INFO", "memory")).group(1))
 
     @staticmethod
     def version():

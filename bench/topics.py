@@ -2,8 +2,10 @@
 
 import dataclasses
 
+from backlog import backlog
 from measure import median
 from report import spread, table
+from resume import resume
 from servers import RabbitMq, Redis, Simulator
 
 FLEETS = (1, 2, 4)
@@ -21,9 +23,12 @@ class Sizes:
     latency_concurrency: int = 500
     # How often each place of a slow fleet is used.
     slow_fleet_turns: int = 24
+    # Products that wait, or that are done already, and how long the roles are watched over them.
+    crowd: int = 1_000_000
+    watch_s: int = 60
 
 
-SMOKE = Sizes(1_000, 2_000, 10_000, 500, 100, 6)
+SMOKE = Sizes(1_000, 2_000, 10_000, 500, 100, 6, 20_000, 5)
 
 
 def per_second(sample):
@@ -216,3 +221,5 @@ def slow_fleet(bench, sizes, run):
 
 
 TOPICS = {"embedded": embedded, "fleet": fleet}
+# Of a million products each: only when they are asked for.
+LARGE_TOPICS = {"backlog": backlog, "resume": resume}

@@ -6,8 +6,10 @@
 //! elsewhere; going on here would do products twice or leave lines behind, so it is refused.
 
 use shelfmill_pipeline::{
+    failure::FailureClass,
+    identity::IdHash,
     ledger::{Done, JournalMark, Ledger},
-    message::Line,
+    message::LineHead,
 };
 
 use crate::{
@@ -112,7 +114,8 @@ struct Teller<'l> {
 }
 
 struct Batch {
-    lines: Vec<Line>,
+    /// Of a failure with the whole line, from which the ledger can put it back.
+    lines: Vec<(LineHead, String)>,
     end_bytes: u64,
 }
 
@@ -130,8 +133,9 @@ impl Teller<'_> {
         let path = file.path().to_owned();
         let reader = tokio::task::spawn_blocking(move || read_batches(&path, from_bytes, &sender));
         while let Some(batch) = batches.recv().await {
-            self.cost_usd += batch.lines.iter().filter_map(Line::cost_usd).sum::<f64>();
-            let done: Vec<Done<'_>> = batch.lines.iter().map(done).collect();
+            self.cost_usd += batch.lines.iter().filter_map(|(head, _)| head.cost_usd()).sum::<f64>();
+            let done: Vec<Done<'_>> =
+                batch.lines.iter().map(|(head, line)| done(head.hash(), head.class(), line)).collect();
             let after = mark(batch.end_bytes);
             if !self.ledger.record(&done, self.known.as_ref(), &after).await? {
                 return Ok(false);
@@ -150,10 +154,9 @@ fn read_batches(
 ) -> anyhow::Result<()> {
     let (mut batch, mut size_bytes) = (Batch { lines: Vec::new(), end_bytes: from_bytes }, 0);
     read_lines::<anyhow::Error>(path, from_bytes, |at_bytes, number, line| {
-        let parsed = serde_json::value::RawValue::from_string(line.to_owned())
-            .and_then(Line::parse)
-            .map_err(|error| anyhow::anyhow!(damaged(path, number, error)))?;
-        batch.lines.push(parsed);
+        let head = LineHead::parse(line).map_err(|error| anyhow::anyhow!(damaged(path, number, error)))?;
+        let kept = if head.class().is_some() { line } else { "" };
+        batch.lines.push((head, kept.to_owned()));
         batch.end_bytes = at_bytes + line.len() as u64 + 1;
         size_bytes += line.len();
         if batch.lines.len() >= BATCH_LINES || size_bytes >= BATCH_BYTES {
@@ -170,9 +173,9 @@ fn read_batches(
 }
 
 /// What the ledger is told of a line that is on disk.
-pub(crate) fn done(line: &Line) -> Done<'_> {
-    match line.class() {
-        None => Done::Completed(line.hash()),
-        Some(class) => Done::Failed { hash: line.hash(), class, line: line.json() },
+pub(crate) fn done<'l>(hash: IdHash, class: Option<FailureClass>, line: &'l str) -> Done<'l> {
+    match class {
+        None => Done::Completed(hash),
+        Some(class) => Done::Failed { hash, class, line },
     }
 }

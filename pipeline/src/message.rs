@@ -134,22 +134,49 @@ pub struct Line {
     json: Box<RawValue>,
 }
 
-#[derive(Deserialize)]
-struct LineHead {
+/// What the ledger is told of a line. Read in one pass over the line, nothing of which is kept: a journal of millions
+/// of lines is read at every start.
+#[derive(Debug, Deserialize)]
+pub struct LineHead {
     id: String,
     seq: u64,
     failure: Option<FailureHead>,
     meta: MetaHead,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct FailureHead {
     class: FailureClass,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct MetaHead {
     cost_usd: Option<f64>,
+}
+
+impl LineHead {
+    /// Of a line as it was written; the whole of it is checked to be JSON.
+    pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    /// The ledger's key of the product.
+    #[must_use]
+    pub fn hash(&self) -> IdHash {
+        IdHash::of(&self.id)
+    }
+
+    /// Why the product failed, where it did.
+    #[must_use]
+    pub fn class(&self) -> Option<FailureClass> {
+        self.failure.as_ref().map(|failure| failure.class)
+    }
+
+    /// What was spent on the product in US dollars, where prices are known.
+    #[must_use]
+    pub const fn cost_usd(&self) -> Option<f64> {
+        self.meta.cost_usd
+    }
 }
 
 impl Line {
@@ -180,7 +207,7 @@ impl Line {
     /// A line as it was written.
     pub fn parse(json: Box<RawValue>) -> Result<Self, serde_json::Error> {
         use serde::de::Error;
-        let LineHead { id, seq, failure, meta } = serde_json::from_str(json.get())?;
+        let LineHead { id, seq, failure, meta } = LineHead::parse(json.get())?;
         if json.get().contains('\n') {
             return Err(serde_json::Error::custom("a line must not contain a line break"));
         }

@@ -228,17 +228,7 @@ async fn tell_expected(options: InputOptions, ledger: Arc<dyn Ledger>, done: Arc
     if !can_be_read_twice(&options) {
         return;
     }
-    let count = tokio::task::spawn_blocking(move || {
-        let records = input::open(&options).ok()?;
-        let mut count = 0;
-        for entry in records {
-            count += u64::from(matches!(entry, Ok(Entry::Record(_))));
-            if done.load(Ordering::Relaxed) {
-                return None;
-            }
-        }
-        Some(count)
-    });
+    let count = tokio::task::spawn_blocking(move || input::count(&options, || done.load(Ordering::Relaxed)));
     if let Ok(Some(count)) = count.await
         && let Err(error) = ledger.expect(count).await
     {

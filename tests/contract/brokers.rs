@@ -198,6 +198,41 @@ async fn of_two_aggregators_one_gets_the_outcomes_and_the_other_takes_over() {
     next(&mut standby).await.ack().await.unwrap();
 }
 
+/// Else an aggregator's batches stay small, however many outcomes wait. On one thread, so that nobody fetches while the
+/// test takes.
+#[tokio::test]
+async fn outcomes_that_have_arrived_are_taken_without_waiting_for_each() {
+    const OUTCOMES: u64 = 60;
+    let broker = rabbit(&fresh_run("at-once"));
+    for first in 1..=OUTCOMES {
+        let rejects = Rejects { scan: 1, first, lines: Vec::new() };
+        broker.publish_outcome(&Outcome::Rejected(rejects)).await.unwrap();
+    }
+    let mut outcomes = broker.outcomes(64).await.unwrap();
+    let (mut taken, mut waits) = (Vec::new(), 0);
+    while taken.len() < OUTCOMES as usize {
+        let at_once = tokio::select! {
+            biased;
+            got = outcomes.next() => Some(got.unwrap()),
+            () = std::future::ready(()) => None,
+        };
+        taken.push(match at_once {
+            Some(got) => got,
+            None => {
+                waits += 1;
+                let got = next(&mut outcomes).await;
+                // As long as a batch takes to be written: more arrives meanwhile.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                got
+            }
+        });
+    }
+    assert!(waits < OUTCOMES / 3, "waited {waits} times for {OUTCOMES} outcomes");
+    for got in taken {
+        got.ack().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_publishes_at_once_are_all_confirmed() {
     let broker = std::sync::Arc::new(rabbit(&fresh_run("window")));

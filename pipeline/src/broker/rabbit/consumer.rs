@@ -32,12 +32,16 @@ pub(super) trait Wire: Sized + Send + 'static {
     /// Whether what was fetched and not handed out is given back as a copy, which spends none of its deliveries,
     /// rather than in its place, which keeps the order.
     const GIVEN_BACK_AS_COPY: bool;
+    /// Messages that wait to be asked for; the others wait in the connection, up to the prefetch.
+    const WAITING: usize;
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
     fn encode(&self) -> Vec<u8>;
 }
 
 impl Wire for Task {
     const GIVEN_BACK_AS_COPY: bool = true;
+    /// No more than needed: one that waits here while the connection breaks is another worker's meanwhile.
+    const WAITING: usize = 1;
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::decode(bytes)
@@ -50,6 +54,8 @@ impl Wire for Task {
 
 impl Wire for Outcome {
     const GIVEN_BACK_AS_COPY: bool = false;
+    /// A batch takes what has arrived, and what waits in the connection has not.
+    const WAITING: usize = 512;
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::decode(bytes)
@@ -78,8 +84,7 @@ type Live = (Arc<Link>, lapin::Consumer);
 impl<M: Wire> RabbitConsumer<M> {
     pub(super) async fn start(shared: Arc<Shared>, queue: &str, prefetch: u16) -> Result<Self, BrokerError> {
         let live = shared.subscribe(queue, prefetch).await?;
-        // One message waits to be asked for; the others wait in the connection, up to the prefetch.
-        let (sender, fetched) = mpsc::channel(1);
+        let (sender, fetched) = mpsc::channel(M::WAITING);
         let closing = CancellationToken::new();
         let pump = tokio::spawn({
             let (shared, queue, closing) = (Arc::clone(&shared), queue.to_owned(), closing.clone());
