@@ -3,7 +3,7 @@
 //! - [`LineFile::commit`] returns when the lines are on disk, all of them; when it fails, none of them count,
 //!   and what was half written is cut off.
 //! - A process that dies while writing leaves at most one line without its end; it is cut off on opening. It was
-//!   never told to anybody.
+//!   never told to anybody. Its whole lines are brought to the disk on opening, before anybody is told of them.
 
 use std::{
     fs::{File, OpenOptions},
@@ -34,8 +34,9 @@ impl LineFile {
         if size_bytes < found_bytes {
             tracing::warn!(file = %path.display(), cut_bytes = found_bytes - size_bytes, "cut off a torn last line");
             file.set_len(size_bytes)?;
-            file.sync_all()?;
         }
+        // Whoever was killed between write and fsync left lines that are not on disk yet, and will be told now.
+        file.sync_all()?;
         Ok(Self { file, path: path.to_owned(), size_bytes, pending: Vec::new() })
     }
 

@@ -265,7 +265,7 @@ impl Scanner<'_> {
         while !self.in_flight.is_empty() {
             self.confirm_one().await?;
         }
-        self.ledger.seal(self.scan, self.report.rejected).await?;
+        self.ledger.seal(self.scan, self.batch, self.report.rejected).await?;
         self.report.sealed = true;
         Ok(())
     }

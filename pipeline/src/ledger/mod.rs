@@ -67,8 +67,12 @@ pub enum LedgerError {
         /// Which value.
         what: &'static str,
     },
-    /// Another producer has taken over the run, because this one was not heard of for too long.
-    #[error("another producer has taken over this run")]
+    /// Another producer has taken over the run, because this one was not heard of for too long; or the ledger was
+    /// emptied or set back, and no longer knows what this one has read.
+    #[error(
+        "another producer has taken over this run, or Redis was emptied or set back; where no other producer runs, run \
+         this one again"
+    )]
     ScanLost,
     /// A file of the embedded ledger cannot be written.
     #[error("cannot keep {file}")]
@@ -267,12 +271,12 @@ pub trait Ledger: Send + Sync {
     async fn keep_scan(&self, scan: u64) -> Result<(), LedgerError>;
     /// Gives the right back before the end of the input.
     async fn drop_scan(&self, scan: u64) -> Result<(), LedgerError>;
-    /// Registers products of the input; `batch` numbers the calls of a scan.
+    /// Registers products of the input; `batch` numbers the calls of a scan, from 1.
     async fn admit(&self, scan: u64, batch: u64, products: &[IdHash]) -> Result<Vec<Admission>, LedgerError>;
     /// Tells how many products the input seems to have.
     async fn expect(&self, products: u64) -> Result<(), LedgerError>;
-    /// The input was read to its end, and every task of it is with the broker.
-    async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError>;
+    /// The input was read to its end, in so many batches, and every task of it is with the broker.
+    async fn seal(&self, scan: u64, batches: u64, rejected: u64) -> Result<(), LedgerError>;
 
     /// Asks for a product.
     async fn claim(&self, product: IdHash, token: &ClaimToken, lease: Duration)

@@ -225,7 +225,7 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
-    async fn seal(&self, _scan: u64, rejected: u64) -> Result<(), LedgerError> {
+    async fn seal(&self, _scan: u64, _batches: u64, rejected: u64) -> Result<(), LedgerError> {
         let mut inner = self.lock();
         let counts = inner.scan.get_or_insert_default();
         counts.sealed = true;

@@ -1,10 +1,12 @@
 -- Registers products of a scan. KEYS: run, the bucket of each product. ARGV: scan, batch, lease in ms, products.
 -- Returns one letter for each: o open, d duplicate, c completed, f failed; nothing where the scan was lost.
--- The reply of the last batch is kept, because a second run of it would find only duplicates.
+-- The reply of the last batch is kept, because a second run of it would find only duplicates. A ledger that was set back
+-- lacks batches it was told of: its counts would be short, and the run complete too early.
 local run, scan, batch = KEYS[1], ARGV[1], ARGV[2]
 local now_in = redis.call('HMGET', run, 'scan', 'batch', 'batch_reply')
 if now_in[1] ~= scan then return false end
 if now_in[2] == batch then return now_in[3] end
+if tonumber(now_in[2] or '0') + 1 ~= tonumber(batch) then return false end
 local reply = {}
 local count = {o = 0, c = 0, f = 0, d = 0}
 for i = 4, #ARGV do

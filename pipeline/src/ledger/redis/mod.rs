@@ -190,8 +190,9 @@ impl Ledger for RedisLedger {
         self.set_fact("expected", &products.to_string()).await
     }
 
-    async fn seal(&self, scan: u64, rejected: u64) -> Result<(), LedgerError> {
-        let sealed: bool = self.invoke(self.scripts.seal.key(&self.keys.run).arg(scan).arg(rejected)).await?;
+    async fn seal(&self, scan: u64, batches: u64, rejected: u64) -> Result<(), LedgerError> {
+        let seal = &self.scripts.seal;
+        let sealed: bool = self.invoke(seal.key(&self.keys.run).arg(scan).arg(batches).arg(rejected)).await?;
         if sealed { Ok(()) } else { Err(LedgerError::ScanLost) }
     }
 
