@@ -6,5 +6,6 @@ mod cli;
 mod contract;
 mod embedded;
 mod fleet;
+mod protocol;
 mod servers;
 mod support;
