@@ -24,6 +24,7 @@
 //! promise; with `--ignored` the bounds are wider.
 
 mod aggregator;
+mod conformance;
 mod explorer;
 mod ledger;
 mod moves;
