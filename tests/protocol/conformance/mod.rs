@@ -13,7 +13,8 @@ use shelfmill_pipeline::ledger::EmbeddedLedger;
 use calls::calls;
 use sides::{InRedis, Sides};
 
-const CASES: u32 = 48;
+/// Enough to find a script that forgets one of its conditions nearly each time.
+const CASES: u32 = 256;
 
 fn agree(over_redis: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
