@@ -13,6 +13,7 @@ mod file_faults;
 mod fleet;
 mod leases;
 mod proofs;
+mod protocol;
 mod proxy;
 mod queue_faults;
 mod redis_faults;

@@ -21,6 +21,7 @@ use crate::{
     folder::Folder,
     line_file::{damaged, read_lines},
     order::{Place, Sorter, Window},
+    replay::mark_of,
     requeue::forget_spent,
     summary::{Counted, Counts, Frame, Status, Summary, Tally},
 };
@@ -80,16 +81,23 @@ fn counts(progress: &Progress, tally: &Tally, rejected: u64) -> Counts {
     }
 }
 
-/// Failures whose product was put back or has succeeded since.
+/// Failures whose product was put back or has succeeded since. A ledger that has forgotten what it was told (emptied or
+/// set back a moment ago) is not believed: every line is kept, and the next start tells it again.
 async fn stale_failures(folder: &Folder, ledger: &dyn Ledger) -> anyhow::Result<HashSet<IdHash>> {
     let mut failed = Vec::new();
     read_lines::<anyhow::Error>(&folder.failures(), 0, |_, number, line| {
         failed.push(IdHash::of(&counted(&folder.failures(), number, line)?.id));
         Ok(())
     })?;
+    let size_bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    let whole = mark_of(folder, size_bytes(&folder.journal()), size_bytes(&folder.failures()));
     let mut stale = HashSet::new();
     for batch in failed.chunks(STATES_BATCH) {
-        let (_, states) = ledger.states(batch).await?;
+        let (mark, states) = ledger.states(batch).await?;
+        if mark.as_ref() != Some(&whole) {
+            tracing::warn!("the ledger does not know what it was told, keeping every failure");
+            return Ok(HashSet::new());
+        }
         stale
             .extend(batch.iter().zip(states).filter(|(_, state)| *state != State::Failed).map(|(id, _)| *id));
     }

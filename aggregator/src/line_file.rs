@@ -4,7 +4,7 @@
 //!   and what was half written is cut off.
 //! - A line that is longer than any of ours is damage, and is told without being read whole.
 //! - A process that dies while writing leaves at most one line without its end; it is cut off on opening. It was
-//!   never told to anybody.
+//!   never told to anybody. Its whole lines are brought to the disk on opening, before anybody is told of them.
 //! - An open file outlives its name: writes to a deleted file succeed and go nowhere. [`LineFile::keep`] finds that
 //!   out, and writes the file back from what is still open. Whoever tells others of lines asks it first.
 
@@ -58,8 +58,9 @@ impl LineFile {
         if size_bytes < found_bytes {
             tracing::warn!(file = %path.display(), cut_bytes = found_bytes - size_bytes, "cut off a torn last line");
             file.set_len(size_bytes)?;
-            file.sync_all()?;
         }
+        // Whoever was killed between write and fsync left lines that are not on disk yet, and will be told now.
+        file.sync_all()?;
         Ok(Self { file, path: path.to_owned(), size_bytes, pending: Vec::new(), torn: false })
     }
 

@@ -116,3 +116,15 @@ async fn a_journal_that_lost_lines_or_is_another_is_refused() {
     let elsewhere = tempfile::tempdir().unwrap();
     assert!(matches!(refused(elsewhere.path()).await, ReplayError::OtherJournal { .. }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_has_forgotten_takes_no_failure_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = Folder::open(directory.path(), "spring").unwrap();
+    let ledger = written(&folder).await;
+    let (writer, _) = Writer::open(folder, &ledger).await.unwrap();
+    let emptied = EmbeddedLedger::new();
+    finalize(&writer.folder, &emptied, 0, Status::Interrupted).await.unwrap();
+    let failures = fs::read_to_string(writer.folder.failures()).unwrap();
+    assert!(failures.contains("\"d\""), "{failures}");
+}
