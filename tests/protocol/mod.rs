@@ -78,18 +78,18 @@ hold! {
     redis_is_set_back_and_a_product_fails: Bounds { rollbacks: 1, failures: 1, ..ONE };
     two_producers_at_once: Bounds { producers: 2, stalls: 1, ..ONE };
 
-    #[ignore = "minutes"]
+    #[ignore = "up to half a minute each, and a few gigabytes"]
     wide_crashes: Bounds { crashes: 3, retries: 1, ..ONE };
-    #[ignore = "minutes"]
+    #[ignore = "up to half a minute each, and a few gigabytes"]
     wide_producers: Bounds { producers: 2, stalls: 1, crashes: 1, ..ONE };
-    #[ignore = "minutes"]
+    #[ignore = "up to half a minute each, and a few gigabytes"]
     wide_flush: Bounds { flushes: 1, stalls: 1, disconnects: 1, ..ONE };
-    #[ignore = "minutes"]
+    #[ignore = "up to half a minute each, and a few gigabytes"]
     wide_flush_among_two_products: Bounds { flushes: 1, ..TWO };
-    #[ignore = "minutes"]
+    #[ignore = "up to half a minute each, and a few gigabytes"]
     wide_pause: Bounds { stalls: 2, disconnects: 1, crashes: 1, failures: 1, ..ONE };
-    #[ignore = "minutes"]
-    wide_rollback: Bounds { rollbacks: 1, failures: 1, stops: 1, crashes: 1, ..ONE };
+    #[ignore = "up to half a minute each, and a few gigabytes"]
+    wide_rollback: Bounds { rollbacks: 1, crashes: 1, ..ONE };
 }
 
 /// The code gives up after four; two are enough to see that it ends well.
