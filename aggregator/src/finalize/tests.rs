@@ -122,7 +122,7 @@ async fn a_ledger_that_has_forgotten_takes_no_failure_away() {
     let directory = tempfile::tempdir().unwrap();
     let folder = Folder::open(directory.path(), "spring").unwrap();
     let ledger = written(&folder).await;
-    let (writer, _) = Writer::open(folder, &ledger).await.unwrap();
+    let (writer, _) = Writer::open(folder, &ledger, Stopper::new()).await.unwrap();
     let emptied = EmbeddedLedger::new();
     finalize(&writer.folder, &emptied, 0, Status::Interrupted).await.unwrap();
     let failures = fs::read_to_string(writer.folder.failures()).unwrap();
