@@ -9,6 +9,7 @@ use crate::{
     disk_faults::{JOURNAL, count, run, wait_for, wait_for_lines},
     support::{
         catalog::Catalog,
+        checker::Repeats,
         fleet::{DEADLINE, Fleet, ended},
         rabbitmq, redis,
         results::Results,
@@ -139,7 +140,8 @@ fn damage_in_the_middle_of_a_fleets_journal_is_told_and_can_be_mended() {
     wait_for(&aggregator, "Redis has lost the run");
     ended(fleet.producer().run(DEADLINE));
     ended(aggregator.wait(DEADLINE));
-    fleet.assert_done(rabbitmq::shared(), redis::shared());
+    // The line that was deleted by hand was paid for, and nothing is left that knows.
+    fleet.assert_done_with(rabbitmq::shared(), redis::shared(), Repeats::UntoldAtMost(1));
     assert_eq!(fleet.simulator.calls(), 61);
     drop(workers);
 }

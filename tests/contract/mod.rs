@@ -7,7 +7,7 @@ mod ledgers;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A run nobody else uses.
-fn fresh_run(what: &str) -> String {
+pub(crate) fn fresh_run(what: &str) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     format!("{what}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }

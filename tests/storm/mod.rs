@@ -115,9 +115,11 @@ impl Drop for Told {
     }
 }
 
+/// One with kills of everybody, RabbitMQ and Redis among them.
 #[test]
 fn a_fleet_weathers_a_storm() {
-    println!("storm 1: {}", weather_told(1, 1_500));
+    const SEED: u64 = 4;
+    println!("storm {SEED}: {}", weather_told(SEED, 1_500));
 }
 
 fn number(name: &str) -> Option<u64> {

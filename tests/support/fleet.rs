@@ -31,7 +31,7 @@ pub(crate) struct Fleet {
 impl Fleet {
     pub(crate) fn new(run: &str, products: usize, simulator: &[&str]) -> Self {
         Self {
-            run: format!("{run}-{}", std::process::id()),
+            run: crate::contract::fresh_run(run),
             amqp_url: rabbitmq::shared().url(),
             redis_url: redis::shared().url(),
             catalog: Catalog::of(products),

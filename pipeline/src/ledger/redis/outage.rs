@@ -12,6 +12,8 @@ pub(super) struct Outage {
     at: String,
     /// So that nobody takes the lock while all is well.
     lasts: AtomicBool,
+    /// Whether it was there before.
+    is_known: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -21,12 +23,15 @@ struct State {
     waiting: usize,
 }
 
+const UNREACHED: &str = "cannot reach Redis, trying again until it is there";
+const LOST: &str = "lost Redis, waiting until it can be used again; nothing is lost";
+
 /// A command that waits for the end of an outage.
 pub(super) struct Waiting<'o>(&'o Outage);
 
 impl Outage {
     pub(super) fn of(at: String) -> Self {
-        Self { at, lasts: AtomicBool::new(false), state: Mutex::default() }
+        Self { at, lasts: AtomicBool::new(false), is_known: AtomicBool::new(false), state: Mutex::default() }
     }
 
     /// A command cannot be done now.
@@ -36,11 +41,8 @@ impl Outage {
         if state.since.is_none() {
             state.since = Some(Instant::now());
             self.lasts.store(true, Ordering::Relaxed);
-            tracing::warn!(
-                at = self.at,
-                reason,
-                "lost Redis, waiting until it can be used again; nothing is lost"
-            );
+            let what = if self.is_known.load(Ordering::Relaxed) { LOST } else { UNREACHED };
+            tracing::warn!(at = self.at, reason, "{what}");
         }
         Waiting(self)
     }
@@ -48,6 +50,7 @@ impl Outage {
     /// A command was done; the outage is over when nobody waits any more.
     pub(super) fn answered(&self, waiting: Option<Waiting<'_>>) {
         drop(waiting);
+        self.is_known.store(true, Ordering::Relaxed);
         if !self.lasts.load(Ordering::Relaxed) {
             return;
         }
