@@ -15,10 +15,11 @@ run: build ## enrich the example catalog with the simulated model (no key, nothi
 build: ## build target/release/shelfmill
 	$(CARGO) build --release --locked
 
+# Whole-system tests mostly wait for servers and leases: more of them at once than there are cores.
 test: ## install RabbitMQ and Redis if missing, lint, and run all tests
 	sh tests/install-servers.sh
 	$(MAKE) --no-print-directory lint
-	$(CARGO) test --workspace --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --workspace --locked
 
 lint: ## check formatting and lints
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "rustfmt is missing: rustup component add rustfmt" >&2; exit 1; }

@@ -88,6 +88,7 @@ impl Shared {
             .with_jitter()
             .without_max_times()
             .build();
+        let mut has_failed = false;
         loop {
             let reason = match timeout(CONNECT_TIMEOUT, self.try_open(purpose)).await {
                 Ok(Ok(link)) => return Ok(Arc::new(link)),
@@ -98,7 +99,10 @@ impl Shared {
             if self.connect == Connect::Once {
                 return Err(BrokerError::Unreachable { at: self.at.clone(), reason });
             }
-            self.outages.lost(purpose, None, &Loss::Unreachable(reason));
+            // Once is nothing: RabbitMQ ends a connection with an internal error when many declare a new queue at once.
+            if std::mem::replace(&mut has_failed, true) {
+                self.outages.lost(purpose, None, &Loss::Unreachable(reason));
+            }
             tokio::select! {
                 () = sleep(delays.next().unwrap_or(Duration::from_secs(5))) => {}
                 () = self.stopper.aborted() => return Err(BrokerError::Aborted),
