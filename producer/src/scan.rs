@@ -44,6 +44,8 @@ const REJECTS_PER_MESSAGE: usize = 100;
 /// How often the backlog is looked at while there is room, and while there is none.
 const BACKLOG_EVERY_TASKS: usize = 1_000;
 const BACKLOG_POLL: Duration = Duration::from_millis(500);
+/// Two of these may be lost before the right to read is.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often a producer asks for its turn.
 const TURN_POLL: Duration = Duration::from_secs(1);
 
@@ -131,6 +133,7 @@ pub async fn run(
         report: ScanReport::default(),
     };
     let result = tokio::select! {
+        kept = keep_turn(scan, ledger.as_ref()) => kept,
         read = scanner.read(read_ahead(records, Arc::clone(&done))) => match read {
             // The worker of this process heard of the stop first: a stop, and no error.
             Err(error) if stopper.is_stopped() && is_closed(&error) => Ok(()),
@@ -173,6 +176,14 @@ async fn take_turn(name: &str, ledger: &dyn Ledger, stopper: &Stopper) -> anyhow
             () = tokio::time::sleep(TURN_POLL) => {}
             () = stopper.stopped() => return Ok(None),
         }
+    }
+}
+
+/// Keeps the right to read, also while RabbitMQ is waited for; ends when it was lost.
+async fn keep_turn(scan: u64, ledger: &dyn Ledger) -> anyhow::Result<()> {
+    loop {
+        tokio::time::sleep(KEEP_EVERY).await;
+        ledger.keep_scan(scan).await?;
     }
 }
 
@@ -360,7 +371,6 @@ impl Scanner<'_> {
             self.confirm_one().await?;
         }
         while self.broker.depths().await?.tasks >= max_backlog {
-            self.ledger.keep_scan(self.scan).await?;
             tokio::time::sleep(BACKLOG_POLL).await;
         }
         Ok(())

@@ -149,7 +149,7 @@ async fn an_answer_is_handed_out_instead_of_a_claim(ledger: &dyn Ledger) {
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
     record(ledger, &[Done::Completed(product)], &mark(1)).await;
-    ledger.put_answer(product, "later still", &outcome(3), false).await.unwrap();
+    assert_eq!(ledger.put_answer(product, "later still", &outcome(3), false).await.unwrap(), Kept::Done);
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Done));
 }
 

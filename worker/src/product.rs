@@ -188,11 +188,14 @@ impl Desk {
         match verdict {
             Verdict::Outcome(outcome) => {
                 // 3.
-                let outcome = self.keep(product, &token, outcome, calls).await?;
+                let kept = self.keep(product, &token, outcome, calls).await?;
                 drop(held);
                 crash::point_of(Point::WorkerKept, &delivery.message.id);
                 // 4. and 5.
-                self.tell(delivery, &outcome).await
+                match kept {
+                    Some(outcome) => self.tell(delivery, &outcome).await,
+                    None => Ok(delivery.ack().await?),
+                }
             }
             Verdict::Later(delay) => {
                 drop(held);
@@ -213,20 +216,21 @@ impl Desk {
     }
 
     /// From here on the product is never asked for again. An answer that comes after its claim ran out tells of the
-    /// calls that others have begun since.
+    /// calls that others have begun since; `None` where the product has its line by then.
     async fn keep(
         &self,
         product: IdHash,
         token: &str,
         outcome: Outcome,
         calls: u32,
-    ) -> anyhow::Result<Outcome> {
+    ) -> anyhow::Result<Option<Outcome>> {
         match self.ledger.put_answer(product, token, &outcome, false).await? {
-            Kept::Yes => Ok(outcome),
+            Kept::Yes => Ok(Some(outcome)),
+            Kept::Done => Ok(None),
             Kept::Late { calls: begun } => {
                 let outcome = outcome.with_more_repeated_calls(begun.saturating_sub(calls))?;
                 self.ledger.put_answer(product, token, &outcome, true).await?;
-                Ok(outcome)
+                Ok(Some(outcome))
             }
         }
     }

@@ -133,6 +133,8 @@ pub enum Turn {
 pub enum Kept {
     /// It is kept, or an earlier one is.
     Yes,
+    /// The product has its line already: nobody waits for the answer.
+    Done,
     /// Not yet: the claim had run out, and somebody else has the product now. It is kept when it is put again as late.
     Late {
         /// Calls begun for the product by all whose claims ran out and by who has it now.

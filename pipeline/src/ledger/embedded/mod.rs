@@ -325,9 +325,10 @@ impl Ledger for EmbeddedLedger {
         if inner.claims.get(&product).is_some_and(|holder| holder == token) {
             inner.claims.remove(&product);
         }
-        if inner.state(&product) == State::Open {
-            inner.answers.entry(product).or_insert_with(|| outcome.clone());
+        if inner.state(&product) != State::Open {
+            return Ok(Kept::Done);
         }
+        inner.answers.entry(product).or_insert_with(|| outcome.clone());
         Ok(Kept::Yes)
     }
 

@@ -310,7 +310,10 @@ impl Ledger for RedisLedger {
                     .arg(if late { "1" } else { "" }),
             )
             .await?;
-        Ok(u32::try_from(calls).map_or(Kept::Yes, |calls| Kept::Late { calls }))
+        Ok(match calls {
+            -2 => Kept::Done,
+            calls => u32::try_from(calls).map_or(Kept::Yes, |calls| Kept::Late { calls }),
+        })
     }
 
     async fn claimed(&self) -> Result<u64, LedgerError> {

@@ -1,5 +1,5 @@
 -- Keeps the first answer to a product. KEYS: bucket, claims, answers. ARGV: product, token, outcome, late ('1' or '').
--- Returns -1, or, where another has claimed the product and `late` is not said, the calls begun by those whose claims
+-- Returns -1, -2 where the product has its line already, or, where another has claimed the product and `late` is not said, the calls begun by those whose claims
 -- ran out and by the other (and keeps nothing).
 local known = redis.call('HGET', KEYS[1], ARGV[1])
 local is_open = not known or known:sub(1, 1) == 'o'
@@ -9,6 +9,7 @@ if held then calls, begun, token = held:match('^%d+ %d+ (%d+) (%d+) (.*)$') end
 if is_open and token and token ~= ARGV[2] and ARGV[4] == '' and redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then
     return calls + begun
 end
-if is_open then redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[3]) end
 if token == ARGV[2] then redis.call('HDEL', KEYS[2], ARGV[1]) end
+if not is_open then return -2 end
+redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[3])
 return -1
