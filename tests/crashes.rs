@@ -206,7 +206,7 @@ fn a_product_that_ends_each_of_its_workers_is_given_up_and_takes_nothing_with_it
         if aggregator.is_running() { Err(format!("{deaths} deaths")) } else { Ok(()) }
     });
     aggregator.wait(DEADLINE).expect_code(3);
-    assert_eq!(deaths, 4);
+    assert_eq!(deaths, 5);
     only_the_poison_failed(&fleet.assert_done_with(rabbitmq::shared(), redis::shared(), fleet.kills(deaths)));
 
     // What ended its workers was mended.
@@ -228,9 +228,9 @@ fn a_product_that_ends_each_run_in_one_process_is_given_up_and_takes_nothing_wit
         let run = shelfmill().arg("run").args(catalog.args()).args(options);
         run.env("SHELFMILL_CRASH_AT", format!("worker.called={POISON}")).run(Duration::from_secs(60))
     };
-    for _ in 0..4 {
+    for _ in 0..5 {
         died(&run(), Point::WorkerCalled);
     }
     run().expect_code(3);
-    only_the_poison_failed(&check(&catalog, &simulator, Repeats::AtMost(4 * 80)));
+    only_the_poison_failed(&check(&catalog, &simulator, Repeats::AtMost(5 * 80)));
 }

@@ -9,8 +9,8 @@
 //! Cut off before 3, the call under way is lost and made again; cut off after it, the task comes again and goes
 //! on from 4. An outcome published twice is written once, which is the aggregator's part.
 //!
-//! A product whose claims keep running out may be what ends its workers. From the second on it is worked on alone, so
-//! that it takes nothing with it and nothing is blamed for it; after the fourth it has failed, as poisoned.
+//! A product whose claims keep running out may be what ends its workers. From the third on it is worked on alone, so
+//! that it takes nothing with it and nothing is blamed for it; after the fifth it has failed, as poisoned.
 //!
 //! [`analysis`]: crate::analysis
 
@@ -42,10 +42,11 @@ use crate::{
 
 /// When to look again at a product that somebody else is at.
 const BUSY_DELAY: Duration = Duration::from_secs(5);
-/// Claims that ran out before a product is worked on alone. (One is what any kill costs all that was in flight.)
-const ALONE_AFTER: u32 = 2;
+/// Claims that ran out before a product is worked on alone. (Any kill costs all that was in flight one; two kills in a row
+/// must not make everything wait in line.)
+const ALONE_AFTER: u32 = 3;
 /// Claims that ran out before a product is given up.
-const POISONED_AFTER: u32 = 4;
+const POISONED_AFTER: u32 = 5;
 
 /// Everything the products of one worker share.
 pub(crate) struct Desk {
