@@ -17,8 +17,8 @@ pub(super) const WORKERS: usize = 3;
 pub(super) const CONCURRENCY: u64 = 16;
 /// What is left to do after the last blow, with two servers that may just have come back.
 const CALM: Duration = Duration::from_secs(240);
-/// A worker's grace is 30 s by default; its calls take 150 ms.
-const GRACE: Duration = Duration::from_secs(30);
+/// A worker's grace is 30 s by default, and used up only where RabbitMQ stays away for so long.
+const GRACE: Duration = Duration::from_secs(45);
 const POLL: Duration = Duration::from_millis(20);
 
 /// The model of a storm has its own troubles.

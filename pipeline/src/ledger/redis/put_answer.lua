@@ -9,7 +9,7 @@ if held then calls, begun, token = held:match('^%d+ %d+ (%d+) (%d+) (.*)$') end
 if is_open and token and token ~= ARGV[2] and ARGV[4] == '' and redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then
     return calls + begun
 end
+-- First what a full Redis refuses, so that it refuses the whole.
+if is_open then redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[3]) end
 if token == ARGV[2] then redis.call('HDEL', KEYS[2], ARGV[1]) end
-if not is_open then return -2 end
-redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[3])
-return -1
+return is_open and -1 or -2
