@@ -16,7 +16,7 @@ use shelfmill_pipeline::{
     message::Outcome,
     shutdown::Stopper,
 };
-use tokio::time::{MissedTickBehavior, interval, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 
 mod dead;
 mod durable;
@@ -61,6 +61,8 @@ const BATCH_OUTCOMES: usize = 512;
 const PREFETCH: u16 = 1_024;
 /// How often an idle aggregator looks whether the run is complete.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a look at what else goes on may keep outcomes waiting; it is done again.
+const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 /// How often others are told how it goes.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -210,6 +212,8 @@ impl Aggregator {
                     let progress = self.look().await?;
                     tokio::select! {
                         looked = self.standstill.look(broker, self.ledger.as_ref(), &progress) => looked?,
+                        // What keeps it (a full Redis, an alarm of RabbitMQ) may be freed by the next batch.
+                        () = sleep(LOOK_PATIENCE) => {}
                         () = stopper.stopped() => {}
                     }
                 }

@@ -22,12 +22,13 @@ pub(crate) struct Leases {
 pub(crate) struct Held {
     leases: Leases,
     product: IdHash,
+    token: String,
 }
 
 impl Leases {
     pub(crate) fn keep(&self, product: IdHash, token: String) -> Held {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(product, token);
-        Held { leases: self.clone(), product }
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(product, token.clone());
+        Held { leases: self.clone(), product, token }
     }
 
     pub(crate) fn all(&self) -> Vec<(IdHash, String)> {
@@ -38,6 +39,10 @@ impl Leases {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.leases.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.product);
+        let mut held = self.leases.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another task of the product may hold it by now.
+        if held.get(&self.product) == Some(&self.token) {
+            held.remove(&self.product);
+        }
     }
 }

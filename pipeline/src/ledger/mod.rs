@@ -109,7 +109,7 @@ pub enum Claim {
 /// What became of a product's earlier claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// Claims that ran out, because whoever held them died or was not heard of.
+    /// Claims that ran out after a call was begun, because whoever held them died or was not heard of.
     pub lost_claims: u32,
     /// Calls that were begun under those: they are made again.
     pub lost_calls: u32,
@@ -133,7 +133,7 @@ pub enum Turn {
 pub enum Kept {
     /// It is kept, or an earlier one is.
     Yes,
-    /// The product has its line already: nobody waits for the answer.
+    /// The product has its result already: nobody waits for the answer.
     Done,
     /// Not yet: the claim had run out, and somebody else has the product now. It is kept when it is put again as late.
     Late {

@@ -48,7 +48,8 @@ struct Slot {
 impl Slot {
     fn from_disk(index: u32, bytes: [u8; 4]) -> Self {
         let [lost_claims, calls, begun, rests] = bytes;
-        let lost_claims = if rests == 0 { lost_claims.saturating_add(1) } else { 0 };
+        // One that had begun no call was waiting, and is no evidence against the product.
+        let lost_claims = if rests == 0 { lost_claims.saturating_add(u8::from(begun > 0)) } else { 0 };
         let calls = calls.saturating_add(begun);
         Self { index, lost_claims, calls, untold: calls, ..Self::default() }
     }

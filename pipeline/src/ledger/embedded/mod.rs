@@ -325,10 +325,13 @@ impl Ledger for EmbeddedLedger {
         if inner.claims.get(&product).is_some_and(|holder| holder == token) {
             inner.claims.remove(&product);
         }
-        if inner.state(&product) != State::Open {
-            return Ok(Kept::Done);
+        match inner.state(&product) {
+            State::Completed => return Ok(Kept::Done),
+            State::Failed => {}
+            State::Open => {
+                inner.answers.entry(product).or_insert_with(|| outcome.clone());
+            }
         }
-        inner.answers.entry(product).or_insert_with(|| outcome.clone());
         Ok(Kept::Yes)
     }
 

@@ -1,5 +1,5 @@
 -- Asks for a product. KEYS: bucket, claims, answers, spent. ARGV: product, token, lease in ms.
--- Returns {'done'}, {'answered', outcome}, {'busy'}, or {'granted', claims that ran out, calls begun under them, what
+-- Returns {'done'}, {'answered', outcome}, {'busy'}, or {'granted', claims that ran out in a call, calls begun under them, what
 -- was spent when it was last given back}.
 -- A claim is stored as "<until ms> <claims lost> <calls lost> <calls begun> <token>", so that asking twice gives the
 -- same reply.
@@ -16,7 +16,9 @@ if held then
     lost_claims, lost_calls, begun = tonumber(claims), tonumber(calls), tonumber(of_this)
     if token ~= ARGV[2] then
         if tonumber(until_ms) > now then return {'busy'} end
-        lost_claims, lost_calls, begun = lost_claims + 1, lost_calls + begun, 0
+        -- One under which no call was begun was waiting, and is no evidence against the product.
+        if begun > 0 then lost_claims = lost_claims + 1 end
+        lost_calls, begun = lost_calls + begun, 0
     end
 end
 local claim = string.format('%d %d %d %d %s', now + ARGV[3], lost_claims, lost_calls, begun, ARGV[2])
