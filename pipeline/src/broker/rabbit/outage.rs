@@ -61,7 +61,8 @@ pub(super) struct Outages {
 #[derive(Default)]
 struct State {
     outage: Option<Outage>,
-    last_began: Option<Instant>,
+    /// When the last outage began and ended.
+    last: Option<(Instant, Instant)>,
     /// Whether RabbitMQ was there before.
     is_known: bool,
 }
@@ -88,14 +89,14 @@ impl Outages {
             return;
         }
         let now = Instant::now();
-        let is_known =
-            |began: &Instant| opened.is_some_and(|opened| opened < *began && now < *began + SAME_OUTAGE);
-        if state.last_began.as_ref().is_some_and(is_known) {
+        let died_with_it = |(began, ended): (Instant, Instant)| {
+            opened.is_some_and(|opened| opened < began && now < ended + SAME_OUTAGE)
+        };
+        if state.last.is_some_and(died_with_it) {
             return;
         }
         let of_queue = matches!(loss, Loss::Queue(_));
         state.outage = Some(Outage { began: now, of_queue, missed: vec![purpose] });
-        state.last_began = Some(now);
         let was_there = state.is_known;
         drop(state);
         let at = &self.at;
@@ -125,8 +126,10 @@ impl Outages {
         if !outage.missed.is_empty() {
             return;
         }
-        let (after_seconds, of_queue) = (outage.began.elapsed().as_secs_f64(), outage.of_queue);
+        let (began, of_queue) = (outage.began, outage.of_queue);
+        let after_seconds = began.elapsed().as_secs_f64();
         state.outage = None;
+        state.last = Some((began, Instant::now()));
         drop(state);
         let (at, after_seconds) = (&self.at, format_args!("{after_seconds:.1}"));
         if of_queue {
