@@ -174,7 +174,7 @@ impl Stormy {
         if !*has_produced && let Some(code) = mend_post(producer, now, || fleet.producer().start()) {
             match code {
                 Some(0) => *has_produced = true,
-                Some(130) => {}
+                Some(1 | 130) => {}
                 other => panic!("the producer ended with {other:?}"),
             }
         }
@@ -259,7 +259,9 @@ fn mend_post(post: &mut Post, now: Instant, start: impl FnOnce() -> Running) -> 
         && !process.is_running()
     {
         let end = post.process.take().expect("there").wait(GRACE);
-        let is_bad = !matches!(end.code, Some(0 | 3 | 130));
+        // A producer that another one followed says so, and is run again.
+        let was_followed = end.stderr.contains("another producer has taken over this run");
+        let is_bad = !matches!(end.code, Some(0 | 3 | 130)) && !was_followed;
         assert!(!is_bad, "{end}");
         ended = Some(end.code);
         post.ends_until = None;
