@@ -44,5 +44,6 @@ fn main() -> ExitCode {
     screen.finish();
     // Reads of standard input cannot be cancelled: do not wait for them.
     runtime.shutdown_background();
-    ended.unwrap_or_else(|error| end::failed(&error))
+    let code = ended.unwrap_or_else(|error| end::failed(&error));
+    if signals::forced() { ExitCode::from(end::INTERRUPTED) } else { code }
 }

@@ -1,12 +1,25 @@
 //! Ctrl-C and SIGTERM: the first asks for an orderly end and grants the calls in flight a grace, the second ends
-//! at once. Everything said to be done is on disk at any time, so neither loses anything but calls in flight.
+//! the grace. Everything said to be done is on disk at any time, so neither loses anything but calls in flight.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use shelfmill_pipeline::shutdown::Stopper;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::end::INTERRUPTED;
+
+/// How long a process may take to end after the second signal.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+static FORCED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a second signal has ended the grace.
+pub(crate) fn forced() -> bool {
+    FORCED.load(Ordering::Relaxed)
+}
 
 /// A stopper that the process' signals stop.
 pub(crate) fn stopper(grace: Duration) -> anyhow::Result<Stopper> {
@@ -24,10 +37,19 @@ async fn listen(stopper: Stopper, grace: Duration, mut interrupt: Signal, mut te
     );
     stopper.stop();
     tokio::select! {
-        () = either(&mut interrupt, &mut terminate) => std::process::exit(i32::from(INTERRUPTED)),
-        () = tokio::time::sleep(grace) => stopper.abort(),
+        () = either(&mut interrupt, &mut terminate) => {}
+        () = tokio::time::sleep(grace) => {
+            stopper.abort();
+            either(&mut interrupt, &mut terminate).await;
+        }
     }
-    either(&mut interrupt, &mut terminate).await;
+    FORCED.store(true, Ordering::Relaxed);
+    // For the last words: products that are under way are given up.
+    stopper.abort();
+    tokio::select! {
+        () = either(&mut interrupt, &mut terminate) => {}
+        () = tokio::time::sleep(LAST_WORDS) => {}
+    }
     std::process::exit(i32::from(INTERRUPTED));
 }
 

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use crate::{
     broker_faults::{LOST, all_tell, told},
     support::{
+        catalog::Catalog,
+        checker::{Repeats, check},
         fleet::{DEADLINE, Fleet, ended},
-        process::Running,
+        process::{Running, shelfmill},
         proxy::Proxy,
         rabbitmq, redis,
+        simulator::Simulator,
         wait::eventually,
     },
 };
@@ -203,4 +206,60 @@ fn a_second_signal_ends_a_process_at_once() {
     ended(fleet.aggregator().run(DEADLINE));
     fleet.assert_done_with(rabbitmq::shared(), redis::shared(), fleet.kills(1));
     assert_eq!(told(&worker, " ERROR "), 0);
+}
+
+/// Claims that ran out after a call, at which a product has failed as poisoned.
+const POISONED_AFTER: u64 = 5;
+
+#[test]
+fn a_call_that_is_cut_off_by_the_end_of_the_grace_or_a_second_signal_is_no_evidence_against_its_product() {
+    const PRODUCTS: u64 = 3;
+    let fleet = Fleet::new("cut-off", 3, &["--latency", "4s"]);
+    ended(fleet.producer().run(DEADLINE));
+    for round in 1..=POISONED_AFTER + 1 {
+        let mut worker = fleet.worker().args(["--grace", "100ms"]).start();
+        eventually(DEADLINE, "calls", || match fleet.simulator.calls() {
+            calls if calls == round * PRODUCTS => Ok(()),
+            calls => Err(calls.to_string()),
+        });
+        worker.terminate();
+        if round % 2 == 0 {
+            all_tell(&[&worker], "stopping");
+            worker.terminate();
+        }
+        worker.wait(DEADLINE);
+    }
+    let worker = fleet.worker().start();
+    ended(fleet.aggregator().run(DEADLINE));
+    let results =
+        fleet.assert_done_with(rabbitmq::shared(), redis::shared(), fleet.kills(POISONED_AFTER + 1));
+    let made = (POISONED_AFTER + 2) * PRODUCTS;
+    assert_eq!((fleet.simulator.calls(), results.calls()), (made, (made, made - PRODUCTS)));
+    drop(worker);
+}
+
+#[test]
+fn in_one_process_a_call_that_is_cut_off_is_no_evidence_against_its_product() {
+    const PRODUCTS: u64 = 3;
+    let catalog = Catalog::of(3);
+    let simulator = Simulator::start(&["--latency", "4s"]);
+    let run =
+        || shelfmill().arg("run").args(catalog.args()).args(["--base-url", simulator.url(), "--model", "m"]);
+    for round in 1..=POISONED_AFTER + 1 {
+        let mut process = run().args(["--grace", "100ms"]).start();
+        eventually(DEADLINE, "calls", || match simulator.calls() {
+            calls if calls == round * PRODUCTS => Ok(()),
+            calls => Err(calls.to_string()),
+        });
+        process.interrupt();
+        if round % 2 == 0 {
+            all_tell(&[&process], "stopping");
+            process.interrupt();
+        }
+        process.wait(DEADLINE).expect_code(INTERRUPTED);
+    }
+    ended(run().run(DEADLINE));
+    let results = check(&catalog, &simulator, Repeats::AtMost((POISONED_AFTER + 1) * PRODUCTS));
+    let made = (POISONED_AFTER + 2) * PRODUCTS;
+    assert_eq!((simulator.calls(), results.calls()), (made, (made, made - PRODUCTS)));
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use shelfmill_pipeline::{
     broker::{Broker, Cause, DeadLetter},
     failure::FailureClass,
-    ledger::{Claim, Ledger},
+    ledger::{Claim, Kept, Ledger},
     message::Task,
     record::Failure,
     signature::Signature,
@@ -98,8 +98,10 @@ impl Undertaker {
                 let failure =
                     Failure { class: FailureClass::Poisoned, message: message.to_owned(), raw: None };
                 let outcome = signature.failed(&task, failure, Duration::ZERO);
-                ledger.put_answer(product, &token, &outcome, true).await?;
-                outcome
+                match ledger.put_answer(product, &token, &outcome, true).await? {
+                    Kept::Earlier(earlier) => earlier,
+                    Kept::Yes | Kept::Done | Kept::Late { .. } => outcome,
+                }
             }
         };
         broker.publish_outcome(&outcome).await?;

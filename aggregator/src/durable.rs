@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use tempfile::NamedTempFile;
+
 /// What the names of files begin with that are not yet in their place.
 pub(crate) const TEMPORARY_PREFIX: &str = ".shelfmill-";
 
@@ -15,18 +17,42 @@ pub(crate) fn replace<T, E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<T, E>,
 ) -> Result<T, E> {
+    let (prepared, value) = prepare(path, write)?;
+    prepared.put_in_place()?;
+    Ok(value)
+}
+
+/// A file that is on disk beside its place.
+pub(crate) struct Prepared<'p> {
+    path: &'p Path,
+    temporary: NamedTempFile,
+}
+
+/// Everything that a full disk can refuse.
+pub(crate) fn prepare<T, E: From<io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> Result<T, E>,
+) -> Result<(Prepared<'_>, T), E> {
     const BUFFER_BYTES: usize = 256 * 1024;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder)?;
+    let temporary = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder_of(path))?;
     let mut writer = BufWriter::with_capacity(BUFFER_BYTES, temporary.as_file());
     let value = write(&mut writer)?;
     writer.flush()?;
     drop(writer);
     readable_by_all(temporary.as_file())?;
     temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(io::Error::from)?;
-    sync_folder(folder)?;
-    Ok(value)
+    Ok((Prepared { path, temporary }, value))
+}
+
+impl Prepared<'_> {
+    pub(crate) fn put_in_place(self) -> io::Result<()> {
+        self.temporary.persist(self.path)?;
+        sync_folder(folder_of(self.path))
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes new and renamed files of the folder survive a power cut.

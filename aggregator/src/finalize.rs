@@ -1,6 +1,7 @@
 //! The last files of a run: failures without those that succeeded after all, results in input order, summary.
 //!
-//! Each can be made again from the journal at any time, and each appears whole or not at all.
+//! Each can be made again from the journal at any time, and each appears whole or not at all. The failures are rewritten only
+//! for a ledger that knows all of them, and as a new edition, so that a ledger that is set back is told all of them again.
 
 use std::{
     collections::HashSet,
@@ -13,7 +14,7 @@ use anyhow::Context as _;
 use shelfmill_pipeline::{
     crash::{self, Point},
     identity::IdHash,
-    ledger::{Ledger, Progress, State},
+    ledger::{JournalMark, Ledger, Progress, State},
 };
 
 use crate::{
@@ -31,17 +32,18 @@ const STATES_BATCH: usize = 500;
 
 /// Makes the failures current and writes the summary; writes the results too where the run is complete.
 pub(crate) async fn finalize(
-    folder: &Folder,
+    folder: &mut Folder,
     ledger: &dyn Ledger,
     rejected: u64,
     status: Status,
 ) -> anyhow::Result<Summary> {
     let progress = ledger.progress().await?;
-    let stale = stale_failures(folder, ledger).await?;
     let mut tally = Tally::new();
+    keep_current_failures(folder, ledger, &mut tally)
+        .await
+        .context("cannot bring the failures up to date")?;
     crash::point(Point::AggregatorFinalizing);
     tokio::task::block_in_place(|| {
-        keep_current_failures(folder, &stale, &mut tally).context("cannot bring the failures up to date")?;
         let index = index_journal(folder, &mut tally).context("cannot read the journal")?;
         if status == Status::Complete {
             write_results(folder, index)
@@ -81,34 +83,70 @@ fn counts(progress: &Progress, tally: &Tally, rejected: u64) -> Counts {
     }
 }
 
-/// Failures whose product was put back or has succeeded since. A ledger that has forgotten what it was told (emptied or
-/// set back a moment ago) is not believed: every line is kept, and the next start tells it again.
-async fn stale_failures(folder: &Folder, ledger: &dyn Ledger) -> anyhow::Result<HashSet<IdHash>> {
+/// Rewrites the failures without those that are none any more, and has the ledger's mark follow.
+async fn keep_current_failures(
+    folder: &mut Folder,
+    ledger: &dyn Ledger,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    let size_bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    let mark =
+        |folder: &Folder| mark_of(folder, size_bytes(&folder.journal()), size_bytes(&folder.failures()));
+    if size_bytes(&folder.failures()) == 0 {
+        return Ok(());
+    }
+    let before = mark(folder);
+    let Some(stale) = stale_failures(folder, ledger, &before).await? else {
+        // Emptied or set back a moment ago: the next start tells it again, from the file as it is.
+        tracing::warn!("the ledger does not know what it was told, keeping every failure");
+        return tokio::task::block_in_place(|| {
+            write_current_failures(folder, &HashSet::new(), tally, &mut io::sink())
+        });
+    };
+    tokio::task::block_in_place(|| {
+        let path = folder.failures();
+        let (prepared, ()) =
+            durable::prepare(&path, |file| write_current_failures(folder, &stale, tally, file))?;
+        // The edition first: cut off before the file is in its place, the old one is told again, which is harmless.
+        folder.update(|record| record.failures_edition += 1)?;
+        anyhow::Ok(prepared.put_in_place()?)
+    })?;
+    // Refused where the ledger has forgotten something, which the next start finds out.
+    ledger.record(&[], Some(&before), &mark(folder)).await?;
+    Ok(())
+}
+
+/// Failures whose product was put back or has succeeded since; `None` where the ledger has forgotten what it was told.
+async fn stale_failures(
+    folder: &Folder,
+    ledger: &dyn Ledger,
+    whole: &JournalMark,
+) -> anyhow::Result<Option<HashSet<IdHash>>> {
     let mut failed = Vec::new();
     read_lines::<anyhow::Error>(&folder.failures(), 0, |_, number, line| {
         failed.push(IdHash::of(&counted(&folder.failures(), number, line)?.id));
         Ok(())
     })?;
-    let size_bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-    let whole = mark_of(folder, size_bytes(&folder.journal()), size_bytes(&folder.failures()));
     let mut stale = HashSet::new();
     for batch in failed.chunks(STATES_BATCH) {
         let (mark, states) = ledger.states(batch).await?;
-        if mark.as_ref() != Some(&whole) {
-            tracing::warn!("the ledger does not know what it was told, keeping every failure");
-            return Ok(HashSet::new());
+        if mark.as_ref() != Some(whole) {
+            return Ok(None);
         }
         stale
             .extend(batch.iter().zip(states).filter(|(_, state)| *state != State::Failed).map(|(id, _)| *id));
     }
-    Ok(stale)
+    Ok(Some(stale))
 }
 
-fn keep_current_failures(folder: &Folder, stale: &HashSet<IdHash>, tally: &mut Tally) -> anyhow::Result<()> {
+/// In input order, each product once.
+fn write_current_failures(
+    folder: &Folder,
+    stale: &HashSet<IdHash>,
+    tally: &mut Tally,
+    to: &mut dyn Write,
+) -> anyhow::Result<()> {
     let path = folder.failures();
-    if !path.exists() {
-        return Ok(());
-    }
     let mut sorter = Sorter::new(folder.path());
     read_lines::<anyhow::Error>(&path, 0, |at_bytes, number, line| {
         let failure = counted(&path, number, line)?;
@@ -119,25 +157,22 @@ fn keep_current_failures(folder: &Folder, stale: &HashSet<IdHash>, tally: &mut T
     })?;
     let mut merged = sorter.finish()?;
     let mut window = Window::new(File::open(&path)?);
+    let mut keep = |kept: Option<(Counted, Vec<u8>)>| -> io::Result<()> {
+        let Some((failure, line)) = kept else { return Ok(()) };
+        tally.add(&failure);
+        to.write_all(&line)?;
+        to.write_all(b"\n")
+    };
     // A product that failed twice has two lines, next to each other now: the last one counts.
     let mut last: Option<(Counted, Vec<u8>)> = None;
-    durable::replace(&path, |file| {
-        let mut keep = |kept: Option<(Counted, Vec<u8>)>| -> io::Result<()> {
-            let Some((failure, line)) = kept else { return Ok(()) };
-            tally.add(&failure);
-            file.write_all(&line)?;
-            file.write_all(b"\n")
-        };
-        while let Some(place) = merged.next()? {
-            let line = window.line(place)?.to_vec();
-            let failure: Counted = serde_json::from_slice(&line)?;
-            let previous = last.take().filter(|(previous, _)| previous.id != failure.id);
-            keep(previous)?;
-            last = Some((failure, line));
-        }
-        keep(last.take())
-    })?;
-    Ok(())
+    while let Some(place) = merged.next()? {
+        let line = window.line(place)?.to_vec();
+        let failure: Counted = serde_json::from_slice(&line)?;
+        let previous = last.take().filter(|(previous, _)| previous.id != failure.id);
+        keep(previous)?;
+        last = Some((failure, line));
+    }
+    Ok(keep(last.take())?)
 }
 
 fn index_journal<'f>(folder: &'f Folder, tally: &mut Tally) -> anyhow::Result<Sorter<'f>> {

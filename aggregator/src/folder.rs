@@ -107,6 +107,9 @@ pub struct RunRecord {
     /// Whether there is a line in the journal.
     #[serde(default)]
     pub has_results: bool,
+    /// How often the failures were rewritten: the ledger's mark in them is of one edition.
+    #[serde(default)]
+    pub failures_edition: u64,
 }
 
 /// An output folder that only this process writes in.
@@ -142,6 +145,7 @@ impl Folder {
                 expected: None,
                 rejects_scan: 0,
                 has_results: false,
+                failures_edition: 0,
             },
         };
         let mut folder = Self { path: path.to_owned(), record, lock };

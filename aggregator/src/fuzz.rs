@@ -93,9 +93,9 @@ proptest! {
         fs::write(folder.failures(), &failures).unwrap();
         let ledger = EmbeddedLedger::new();
         let ended = runtime().block_on(async {
-            let (writer, cost_usd) = Writer::open(folder, &ledger, Stopper::new()).await?;
+            let (mut writer, cost_usd) = Writer::open(folder, &ledger, Stopper::new()).await?;
             assert!(!cost_usd.is_nan());
-            finalize(&writer.folder, &ledger, 0, Status::Complete).await
+            finalize(&mut writer.folder, &ledger, 0, Status::Complete).await
         });
         let results = place.path().join("enriched_products_analysis.json");
         match ended {

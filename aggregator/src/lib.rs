@@ -179,8 +179,7 @@ impl Aggregator {
     /// The last files; can be done again.
     async fn finish(writer: &mut Writer, ledger: &dyn Ledger, status: Status) -> anyhow::Result<Summary> {
         let (_, rejected) = writer.rejects();
-        let summary = finalize(&writer.folder, ledger, rejected, status).await?;
-        writer.told_anew(ledger).await?;
+        let summary = finalize(&mut writer.folder, ledger, rejected, status).await?;
         writer.folder.close()?;
         Ok(summary)
     }
@@ -211,7 +210,7 @@ impl Aggregator {
                 None => {
                     let progress = self.look().await?;
                     tokio::select! {
-                        looked = self.standstill.look(broker, self.ledger.as_ref(), &progress) => looked?,
+                        looked = self.standstill.look(broker, self.ledger.as_ref(), &progress, self.is_complete) => looked?,
                         // What keeps it (a full Redis, an alarm of RabbitMQ) may be freed by the next batch.
                         () = sleep(LOOK_PATIENCE) => {}
                         () = stopper.stopped() => {}

@@ -65,13 +65,14 @@ pub(crate) async fn replay(
         let known = ledger.journal().await?;
         check(folder, journal, known.as_ref())?;
         let mut teller = Teller { ledger, known, cost_usd: 0.0 };
-        let from = teller.known.clone().unwrap_or_else(|| mark_of(folder, 0, 0));
-        // The failures were brought up to date since, and are shorter, where the mark lies beyond their end.
-        let failures_from = from.failures_bytes.min(failures.size_bytes());
-        let told = teller
-            .tell(failures, failures_from, |at| JournalMark { failures_bytes: at, ..from.clone() })
-            .await?
-            && teller.tell(journal, from.size_bytes, |at| mark_of(folder, at, failures.size_bytes())).await?;
+        let journal_from = teller.known.as_ref().map_or(0, |mark| mark.size_bytes);
+        // A mark in another edition says nothing of this one.
+        let failures_from = match &teller.known {
+            Some(mark) if mark.failures_edition == folder.record().failures_edition => mark.failures_bytes,
+            _ => 0,
+        };
+        let told = teller.tell(failures, failures_from, |at| mark_of(folder, journal_from, at)).await?
+            && teller.tell(journal, journal_from, |at| mark_of(folder, at, failures.size_bytes())).await?;
         cost_usd += teller.cost_usd;
         let whole = mark_of(folder, journal.size_bytes(), failures.size_bytes());
         if told && ledger.record(&[], teller.known.as_ref(), &whole).await? {
@@ -104,6 +105,7 @@ pub(crate) fn mark_of(folder: &Folder, size_bytes: u64, failures_bytes: u64) -> 
         place: folder.place(),
         size_bytes,
         failures_bytes,
+        failures_edition: folder.record().failures_edition,
     }
 }
 

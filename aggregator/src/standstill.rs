@@ -39,6 +39,7 @@ impl Standstill {
         broker: &dyn Broker,
         ledger: &dyn Ledger,
         progress: &Progress,
+        is_complete: bool,
     ) -> anyhow::Result<()> {
         if self.looked.get_or_insert_with(Instant::now).elapsed() < LOOK_EVERY {
             return Ok(());
@@ -46,8 +47,14 @@ impl Standstill {
         self.looked = Some(Instant::now());
         let depths = broker.depths().await?;
         self.undertaker.look(depths.dead, broker, ledger).await?;
-        let is_idle = is_stuck(progress, &depths) && ledger.claimed().await? == 0;
-        if let Some(products) = self.is_told(progress, is_idle) {
+        let is_idle = !is_complete && is_stuck(progress, &depths) && ledger.claimed().await? == 0;
+        let told = self.is_told(progress, is_idle);
+        if told == Some(0) {
+            tracing::warn!(
+                "every product has its line, but not every reject, and none is on its way, as after a queue was deleted; run \
+                 the producer again to publish them"
+            );
+        } else if let Some(products) = told {
             tracing::warn!(
                 products,
                 "products are open and nothing is under way for them, as after a queue was deleted; run the producer \
@@ -67,10 +74,10 @@ impl Standstill {
     }
 }
 
-/// The whole input was published, not all of it is done, and no queue has a message.
+/// The whole input was published, and no queue has a message.
 fn is_stuck(progress: &Progress, depths: &Depths) -> bool {
     let Depths { tasks, retries, outcomes, dead: _ } = depths;
-    progress.scan.is_some_and(|scan| scan.sealed && !scan.is_complete()) && tasks + retries + outcomes == 0
+    progress.scan.is_some_and(|scan| scan.sealed) && tasks + retries + outcomes == 0
 }
 
 #[cfg(test)]
@@ -85,11 +92,10 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_stuck_when_it_is_sealed_and_open_and_nothing_waits() {
+    fn a_run_is_stuck_when_it_is_sealed_and_nothing_waits() {
         let empty = Depths { dead: 3, ..Depths::default() };
         assert!(is_stuck(&progress(true, 5), &empty));
         assert!(!is_stuck(&progress(false, 5), &empty), "its producer still reads");
-        assert!(!is_stuck(&progress(true, 9), &empty), "it is complete");
         assert!(!is_stuck(&progress(true, 5), &Depths { retries: 1, ..empty }));
     }
 

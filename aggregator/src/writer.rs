@@ -189,15 +189,6 @@ impl Writer {
         Ok(())
     }
 
-    /// The failures were brought up to date: the ledger's mark follows.
-    pub(crate) async fn told_anew(&self, ledger: &dyn Ledger) -> anyhow::Result<()> {
-        let failures_bytes = std::fs::metadata(self.folder.failures()).map_or(0, |file| file.len());
-        let mark = mark_of(&self.folder, self.journal.size_bytes(), failures_bytes);
-        // Refused where the ledger has forgotten something, which the next start finds out.
-        ledger.record(&[], Some(&self.told), &mark).await?;
-        Ok(())
-    }
-
     /// The input of this scan has no rejects: those of an earlier one go.
     pub(crate) async fn forget_rejects(&mut self, scan: u64) -> anyhow::Result<()> {
         let stopper = self.stopper.clone();

@@ -64,6 +64,17 @@ impl Spent {
         let calls = |spent: Self| spent.calls + spent.repeated_calls;
         if calls(other) > calls(self) { other } else { self }
     }
+
+    /// What this account of a product knows beyond an earlier one.
+    #[must_use]
+    pub const fn beyond(self, earlier: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_sub(earlier.calls),
+            prompt_tokens: self.prompt_tokens.saturating_sub(earlier.prompt_tokens),
+            completion_tokens: self.completion_tokens.saturating_sub(earlier.completion_tokens),
+            repeated_calls: self.repeated_calls.saturating_sub(earlier.repeated_calls),
+        }
+    }
 }
 
 /// Asks for one product.
@@ -275,17 +286,17 @@ pub struct Rejects {
 }
 
 impl Outcome {
-    /// The same, with a line that tells of more calls that were made again.
-    pub fn with_more_repeated_calls(self, calls: u32) -> Result<Self, serde_json::Error> {
+    /// The same, with a line that tells of what else was spent on the product, and what that cost.
+    pub fn with_more_spent(self, spent: &Spent, cost_usd: Option<f64>) -> Result<Self, serde_json::Error> {
         Ok(match self {
             Self::Completed(line) => {
                 let mut line: ResultLine = serde_json::from_str(line.json())?;
-                line.meta.repeated_calls += calls;
+                line.meta.add(spent, cost_usd);
                 Self::Completed(Line::of_result(&line))
             }
             Self::Failed(line) => {
                 let mut line: FailureLine = serde_json::from_str(line.json())?;
-                line.meta.repeated_calls += calls;
+                line.meta.add(spent, cost_usd);
                 Self::Failed(Line::of_failure(&line))
             }
             Self::Rejected(rejects) => Self::Rejected(rejects),

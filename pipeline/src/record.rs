@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::failure::FailureClass;
+use crate::{failure::FailureClass, message::Spent};
 
 /// The live results, and the truth about what is done.
 pub const JOURNAL_FILE: &str = "enriched_products_incremental.jsonl";
@@ -99,6 +99,17 @@ pub struct Meta {
     pub fingerprint: String,
     /// When the outcome was known.
     pub completed_at: Timestamp,
+}
+
+impl Meta {
+    /// Tells of what else was spent on the product.
+    pub fn add(&mut self, spent: &Spent, cost_usd: Option<f64>) {
+        self.attempts += spent.calls;
+        self.repeated_calls += spent.repeated_calls;
+        self.prompt_tokens += spent.prompt_tokens;
+        self.completion_tokens += spent.completion_tokens;
+        self.cost_usd = self.cost_usd.zip(cost_usd).map(|(own, others)| own + others);
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]

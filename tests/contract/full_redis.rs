@@ -58,6 +58,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
         place: "/here".to_owned(),
         size_bytes,
         failures_bytes: 0,
+        failures_edition: 0,
     };
     let limits = Limits { requests_per_minute: Some(60), ..Limits::default() };
 

@@ -62,7 +62,13 @@ fn hash(id: &str) -> IdHash {
 }
 
 fn mark(size_bytes: u64) -> JournalMark {
-    JournalMark { journal: "j".to_owned(), place: "/here".to_owned(), size_bytes, failures_bytes: 0 }
+    JournalMark {
+        journal: "j".to_owned(),
+        place: "/here".to_owned(),
+        size_bytes,
+        failures_bytes: 0,
+        failures_edition: 0,
+    }
 }
 
 /// Records, from whatever the ledger knows.
@@ -145,11 +151,15 @@ async fn an_answer_is_handed_out_instead_of_a_claim(ledger: &dyn Ledger) {
     let product = hash("a");
     ledger.claim(product, "one", LEASE).await.unwrap();
     ledger.put_answer(product, "one", &outcome(1), false).await.unwrap();
-    ledger.put_answer(product, "late", &outcome(2), false).await.unwrap();
+    let kept = ledger.put_answer(product, "one", &outcome(1), false).await.unwrap();
+    assert!(matches!(kept, Kept::Yes), "the same call again: {kept:?}");
+    let kept = ledger.put_answer(product, "late", &outcome(2), false).await.unwrap();
+    assert!(matches!(&kept, Kept::Earlier(Outcome::Rejected(first)) if first.scan == 1), "{kept:?}");
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
     record(ledger, &[Done::Completed(product)], &mark(1)).await;
-    assert_eq!(ledger.put_answer(product, "later still", &outcome(3), false).await.unwrap(), Kept::Done);
+    let kept = ledger.put_answer(product, "later still", &outcome(3), false).await.unwrap();
+    assert!(matches!(kept, Kept::Done), "{kept:?}");
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Done));
 }
 
@@ -308,12 +318,66 @@ async fn an_answer_that_comes_late_is_told_of_the_calls_of_others() {
     call("two").await;
     let put =
         async |token, number, late| ledger.put_answer(product, token, &outcome(number), late).await.unwrap();
-    assert_eq!(put("one", 1, false).await, Kept::Late { calls: 2 });
+    let kept = put("one", 1, false).await;
+    assert!(matches!(kept, Kept::Late { calls: 2, spent } if spent == Spent::default()), "{kept:?}");
     assert!(matches!(ledger.claim(product, "three", LEASE).await.unwrap(), Claim::Busy), "nothing was kept");
-    assert_eq!(put("one", 1, true).await, Kept::Yes);
-    assert_eq!(put("two", 2, false).await, Kept::Yes);
+    assert!(matches!(put("one", 1, true).await, Kept::Yes));
+    let kept = put("two", 2, false).await;
+    assert!(matches!(&kept, Kept::Earlier(Outcome::Rejected(first)) if first.scan == 1), "{kept:?}");
     let claim = ledger.claim(product, "three", LEASE).await.unwrap();
     assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_late_is_told_of_what_was_spent_by_others_that_have_given_up() {
+    let ledger = in_redis(&fresh_run("late-spent"));
+    let product = hash("a");
+    ledger.claim(product, "one", LEASE).await.unwrap();
+    assert_eq!(take_over(&ledger, product, "one", "two").await, (0, 0));
+    let spent = Spent { calls: 3, prompt_tokens: 7, ..Spent::default() };
+    ledger.release(product, "two", &spent).await.unwrap();
+    let kept = ledger.put_answer(product, "one", &outcome(1), false).await.unwrap();
+    assert!(matches!(kept, Kept::Late { calls: 0, spent: found } if found == spent), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_keeps_what_is_known_of_claims_that_ran_out() {
+    let ledger = in_redis(&fresh_run("losses"));
+    let product = hash("a");
+    ledger.claim(product, "one", LEASE).await.unwrap();
+    ledger.reserve_call((product, "one"), 1, &Limits::default(), 1).await.unwrap();
+    assert_eq!(take_over(&ledger, product, "one", "two").await, (1, 1));
+    for _ in 0..2 {
+        ledger.release(product, "two", &Spent { repeated_calls: 1, ..Spent::default() }).await.unwrap();
+    }
+    assert_eq!(ledger.claimed().await.unwrap(), 0);
+    let claim = ledger.claim(product, "three", LEASE).await.unwrap();
+    let Claim::Granted(grant) = claim else { panic!("{claim:?}") };
+    assert_eq!(
+        (grant.lost_claims, grant.lost_calls, grant.spent.repeated_calls),
+        (1, 0, 1),
+        "each told once"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_claim_has_lost_its_calls_and_is_no_evidence_against_its_product() {
+    let ledger = in_redis(&fresh_run("abandoned"));
+    let (product, kept) = (hash("a"), hash("b"));
+    for product in [product, kept] {
+        ledger.claim(product, "one", LEASE).await.unwrap();
+        ledger.reserve_call((product, "one"), 1, &Limits::default(), 1).await.unwrap();
+    }
+    let held = [(product, "one".to_owned()), (kept, "another".to_owned())];
+    for _ in 0..2 {
+        ledger.abandon(&held).await.unwrap();
+    }
+    assert!(
+        matches!(ledger.claim(kept, "two", LEASE).await.unwrap(), Claim::Busy),
+        "it was not the caller's"
+    );
+    let claim = ledger.claim(product, "two", LEASE).await.unwrap();
+    assert!(matches!(claim, Claim::Granted(Grant { lost_claims: 0, lost_calls: 1, .. })), "{claim:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,9 @@ pub(crate) struct Leases {
     held: Arc<Mutex<HashMap<IdHash, String>>>,
 }
 
-/// A claim that is renewed until this is dropped.
+/// A claim that is renewed until it is settled. One that is dropped before was cut off: it stays among those that are
+/// held, for whoever ends the worker to give up.
+#[must_use]
 pub(crate) struct Held {
     leases: Leases,
     product: IdHash,
@@ -37,8 +39,9 @@ impl Leases {
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
+impl Held {
+    /// The claim is given back, or its answer is kept, or it is another's.
+    pub(crate) fn settled(self) {
         let mut held = self.leases.held.lock().unwrap_or_else(PoisonError::into_inner);
         // Another task of the product may hold it by now.
         if held.get(&self.product) == Some(&self.token) {

@@ -90,6 +90,7 @@ pub async fn run(
     });
     let result = work(&desk, tasks.as_mut(), concurrency as usize, until_done, &stopper).await;
     upkeep.abort();
+    desk.abandon().await;
     tracing::info!(worker = desk.name(), "ended");
     unless_aborted(result)
 }

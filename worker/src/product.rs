@@ -9,7 +9,8 @@
 //! Cut off before 3, the call under way is lost and made again; cut off after it, the task comes again and goes
 //! on from 4. An outcome published twice is written once, which is the aggregator's part.
 //!
-//! A product whose claims keep running out may be what ends its workers. From the third on it is worked on alone, so
+//! Whatever a worker still holds when it ends in good order, it gives up ([`Desk::abandon`]): its calls are lost, but that
+//! is no evidence against the products. A product whose claims keep running out may be what ends its workers. From the third on it is worked on alone, so
 //! that it takes nothing with it and nothing is blamed for it; after the fifth it has failed, as poisoned.
 //!
 //! [`analysis`]: crate::analysis
@@ -28,7 +29,7 @@ use shelfmill_pipeline::{
     identity::IdHash,
     job::Job,
     ledger::{Claim, Kept, Ledger},
-    message::{Outcome, Task},
+    message::{Outcome, Spent, Task},
     shutdown::Stopper,
 };
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
@@ -169,13 +170,14 @@ impl Desk {
         let spent = &mut delivery.message.spent;
         *spent = spent.or_more(grant.spent);
         spent.repeated_calls += grant.lost_calls;
-        let calls_before = spent.calls;
+        let before = *spent;
 
         // 2.
         let company = tokio::select! {
             company = self.company(grant.lost_claims) => Some(company),
             () = self.stopper.stopped() => None,
         };
+        // (Where an error ends this, the worker ends: what is still held then is given up by `abandon`.)
         let verdict = if company.is_none() {
             Verdict::Later(Duration::ZERO)
         } else if grant.lost_claims >= POISONED_AFTER {
@@ -185,12 +187,11 @@ impl Desk {
             self.analyst().analyse(&mut delivery.message, &token, &self.model, ledger, stopper).await?
         };
         drop(company);
-        let calls = delivery.message.spent.calls - calls_before;
         match verdict {
             Verdict::Outcome(outcome) => {
                 // 3.
-                let kept = self.keep(product, &token, outcome, calls).await?;
-                drop(held);
+                let kept = self.keep(product, &token, outcome, (before, delivery.message.spent)).await?;
+                held.settled();
                 crash::point_of(Point::WorkerKept, &delivery.message.id);
                 // 4. and 5.
                 match kept {
@@ -199,11 +200,14 @@ impl Desk {
                 }
             }
             Verdict::Later(delay) => {
-                drop(held);
                 self.ledger.release(product, &token, &delivery.message.spent).await?;
+                held.settled();
                 Ok(delivery.retry_later(delay).await?)
             }
-            Verdict::Lost => Ok(delivery.retry_later(BUSY_DELAY).await?),
+            Verdict::Lost => {
+                held.settled();
+                Ok(delivery.retry_later(BUSY_DELAY).await?)
+            }
         }
     }
 
@@ -216,23 +220,45 @@ impl Desk {
         }
     }
 
-    /// From here on the product is never asked for again. An answer that comes after its claim ran out tells of the
-    /// calls that others have begun since; `None` where the product has its line by then.
+    /// From here on the product is never asked for again. The outcome that is to be told: an earlier one where there is
+    /// one, `None` where the product has its line. One that comes after its claim ran out tells of what others did since;
+    /// `spent` is what its task knew before this claim, and knows now.
     async fn keep(
         &self,
         product: IdHash,
         token: &str,
         outcome: Outcome,
-        calls: u32,
+        (before, now): (Spent, Spent),
     ) -> anyhow::Result<Option<Outcome>> {
-        match self.ledger.put_answer(product, token, &outcome, false).await? {
-            Kept::Yes => Ok(Some(outcome)),
-            Kept::Done => Ok(None),
-            Kept::Late { calls: begun } => {
-                let outcome = outcome.with_more_repeated_calls(begun.saturating_sub(calls))?;
-                self.ledger.put_answer(product, token, &outcome, true).await?;
-                Ok(Some(outcome))
+        let (outcome, kept) = match self.ledger.put_answer(product, token, &outcome, false).await? {
+            Kept::Late { calls, spent } => {
+                // All that was begun since, less this one's own: those are among the others' lost ones.
+                let others = spent.beyond(before);
+                let own = now.calls.saturating_sub(before.calls);
+                let repeated_calls = (others.calls + others.repeated_calls + calls).saturating_sub(own);
+                let others = Spent { calls: 0, repeated_calls, ..others };
+                let cost_usd = self.analyst().job().cost_usd(others.prompt_tokens, others.completion_tokens);
+                let outcome = outcome.with_more_spent(&others, cost_usd)?;
+                let kept = self.ledger.put_answer(product, token, &outcome, true).await?;
+                (outcome, kept)
             }
+            kept => (outcome, kept),
+        };
+        Ok(match kept {
+            Kept::Done => None,
+            Kept::Earlier(earlier) => Some(earlier),
+            Kept::Yes | Kept::Late { .. } => Some(outcome),
+        })
+    }
+
+    /// Gives up what is still held when everything has ended: its calls were cut off.
+    pub(crate) async fn abandon(&self) {
+        let held = self.leases.all();
+        if !held.is_empty()
+            && let Err(error) = self.ledger.abandon(&held).await
+        {
+            // They run out by themselves, and count as lost then.
+            tracing::debug!(%error, "could not give up claims");
         }
     }
 

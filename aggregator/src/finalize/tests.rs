@@ -61,9 +61,9 @@ async fn the_last_files_are_as_they_were() {
     let ledger = written(&folder).await;
     let (writer, cost_usd) = Writer::open(folder, &ledger, Stopper::new()).await.unwrap();
     assert!((cost_usd - 0.013).abs() < 1e-9, "{cost_usd}");
-    let folder = writer.folder;
+    let mut folder = writer.folder;
     for _ in 0..2 {
-        finalize(&folder, &ledger, 2, Status::Complete).await.unwrap();
+        finalize(&mut folder, &ledger, 2, Status::Complete).await.unwrap();
         let results: Vec<Value> = serde_json::from_slice(&fs::read(folder.results()).unwrap()).unwrap();
         assert_eq!(
             results.iter().map(|result| result["id"].as_str().unwrap()).collect::<Vec<_>>(),
@@ -91,8 +91,8 @@ async fn a_run_without_products_leaves_an_empty_list() {
         Writer::open(Folder::open(directory.path(), "spring").unwrap(), &ledger, Stopper::new())
             .await
             .unwrap();
-    let folder = writer.folder;
-    let summary = finalize(&folder, &ledger, 0, Status::Complete).await.unwrap();
+    let mut folder = writer.folder;
+    let summary = finalize(&mut folder, &ledger, 0, Status::Complete).await.unwrap();
     assert_eq!(fs::read_to_string(folder.results()).unwrap(), "[]\n");
     assert_eq!((summary.cost_usd, summary.latency_ms, summary.counts.input), (None, None, None));
 }
@@ -122,9 +122,36 @@ async fn a_ledger_that_has_forgotten_takes_no_failure_away() {
     let directory = tempfile::tempdir().unwrap();
     let folder = Folder::open(directory.path(), "spring").unwrap();
     let ledger = written(&folder).await;
-    let (writer, _) = Writer::open(folder, &ledger, Stopper::new()).await.unwrap();
+    let (mut writer, _) = Writer::open(folder, &ledger, Stopper::new()).await.unwrap();
     let emptied = EmbeddedLedger::new();
-    finalize(&writer.folder, &emptied, 0, Status::Interrupted).await.unwrap();
+    finalize(&mut writer.folder, &emptied, 0, Status::Interrupted).await.unwrap();
     let failures = fs::read_to_string(writer.folder.failures()).unwrap();
     assert!(failures.contains("\"d\""), "{failures}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_set_back_to_before_the_failures_were_rewritten_is_told_all_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = Folder::open(directory.path(), "spring").unwrap();
+    let ledger = written(&folder).await;
+    let (mut writer, _) = Writer::open(folder, &ledger, Stopper::new()).await.unwrap();
+    let before = ledger.journal().await.unwrap().unwrap();
+    let edition = writer.folder.record().failures_edition;
+    finalize(&mut writer.folder, &ledger, 0, Status::Interrupted).await.unwrap();
+    assert_eq!(writer.folder.record().failures_edition, edition + 1);
+    assert_eq!(
+        ledger.journal().await.unwrap(),
+        Some(JournalMark {
+            failures_bytes: fs::metadata(writer.folder.failures()).unwrap().len(),
+            failures_edition: edition + 1,
+            ..before.clone()
+        })
+    );
+    drop(writer);
+    let set_back = EmbeddedLedger::new();
+    set_back.record(&[], None, &before).await.unwrap();
+    let folder = Folder::open(directory.path(), "spring").unwrap();
+    Writer::open(folder, &set_back, Stopper::new()).await.unwrap();
+    let (_, states) = set_back.states(&[IdHash::of("d")]).await.unwrap();
+    assert_eq!(states, [State::Failed]);
 }

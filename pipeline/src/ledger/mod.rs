@@ -129,16 +129,21 @@ pub enum Turn {
 }
 
 /// What became of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Kept {
-    /// It is kept, or an earlier one is.
+    /// It is kept.
     Yes,
+    /// Another was there before: that one is to be told.
+    Earlier(Outcome),
     /// The product has its result already: nobody waits for the answer.
     Done,
-    /// Not yet: the claim had run out, and somebody else has the product now. It is kept when it is put again as late.
+    /// Not yet: the claim had run out, and others may have worked on the product since. It is kept when it is put again
+    /// as late, with a line that tells of them.
     Late {
-        /// Calls begun for the product by all whose claims ran out and by who has it now.
+        /// Calls begun by those whose claims ran out and by who has the product now, and not in `spent`.
         calls: u32,
+        /// What had been spent on the product when it was last given back.
+        spent: Spent,
     },
 }
 
@@ -219,6 +224,9 @@ pub struct JournalMark {
     pub size_bytes: u64,
     /// Up to here every line of the failures is.
     pub failures_bytes: u64,
+    /// Of which edition of the failures that is: they are rewritten when a run ends.
+    #[serde(default)]
+    pub failures_edition: u64,
 }
 
 /// Counts of one reading of the input.
@@ -326,10 +334,14 @@ pub trait Ledger: Send + Sync {
     -> Result<Claim, LedgerError>;
     /// Keeps claims while their calls run; one that was lost meanwhile is left alone.
     async fn renew(&self, claims: &[(IdHash, String)], lease: Duration) -> Result<(), LedgerError>;
-    /// Gives a claim up, and remembers what was spent on the product: it may have other tasks than this one.
+    /// Gives a claim up, and remembers what was spent on the product: it may have other tasks than this one. What is
+    /// known of earlier claims that ran out stays known.
     async fn release(&self, product: IdHash, token: &ClaimToken, spent: &Spent) -> Result<(), LedgerError>;
-    /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost to another is kept only
-    /// where it is said to be `late`, so that its line can tell of the other's calls.
+    /// Gives up claims whose calls were cut off by an end in good order: the calls are lost, and are no evidence against
+    /// the product. The last word of a role: tried once and for a moment, whether or not the process is ending.
+    async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError>;
+    /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost is kept only where it is
+    /// said to be `late`, so that its line can tell of what others did.
     async fn put_answer(
         &self,
         product: IdHash,

@@ -91,7 +91,13 @@ fn outcome(number: u64) -> Outcome {
 
 fn real_mark(mark: Mark) -> JournalMark {
     let (size_bytes, failures_bytes) = (mark.journal.into(), mark.failures.into());
-    JournalMark { journal: "j".to_owned(), place: "/here".to_owned(), size_bytes, failures_bytes }
+    JournalMark {
+        journal: "j".to_owned(),
+        place: "/here".to_owned(),
+        size_bytes,
+        failures_bytes,
+        failures_edition: 0,
+    }
 }
 
 impl<'s> Sides<'s> {
@@ -154,7 +160,8 @@ impl<'s> Sides<'s> {
             Call::PutAnswer { product, token: who, number } => {
                 let answer = outcome((*number).into());
                 let token = token(*product, *who);
-                if real.put_answer(hash(*product), &token, &answer, false).await.unwrap() != Kept::Yes {
+                let kept = real.put_answer(hash(*product), &token, &answer, false).await.unwrap();
+                if matches!(kept, Kept::Late { .. }) {
                     // Another has claimed the product since: the worker tells of its calls, and puts the answer again.
                     real.put_answer(hash(*product), &token, &answer, true).await.unwrap();
                 }

@@ -10,7 +10,7 @@ use lapin::{
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -131,15 +131,21 @@ impl Shared {
         sender: &mpsc::Sender<Result<Fetched<M>, BrokerError>>,
         closing: &CancellationToken,
     ) -> Result<Option<Live>, BrokerError> {
+        // On the side: under an alarm of RabbitMQ nothing is published, and reading on may be what ends it. What is not
+        // published when this ends is delivered again. There are never more than the prefetch.
+        let mut burials = JoinSet::new();
         loop {
             // A place first: what is taken from the connection can be handed on.
             let place = tokio::select! {
                 place = sender.reserve() => place.map_err(|_| BrokerError::Closed)?,
                 () = closing.cancelled() => return Ok(Some(live)),
             };
-            let next = tokio::select! {
-                next = live.1.next() => next,
-                () = closing.cancelled() => return Ok(Some(live)),
+            let next = loop {
+                tokio::select! {
+                    next = live.1.next() => break next,
+                    Some(buried) = burials.join_next() => buried.map_err(|_| BrokerError::Closed)??,
+                    () = closing.cancelled() => return Ok(Some(live)),
+                }
             };
             let loss = match next {
                 Some(Ok(found)) => {
@@ -148,7 +154,10 @@ impl Shared {
                             let (shared, link) = (Arc::clone(self), Arc::clone(&live.0));
                             place.send(Ok((message, RabbitReceipt { shared, link, acker: found.acker })));
                         }
-                        Err(error) => self.dead_letter(queue, &found, &error).await?,
+                        Err(error) => {
+                            let (shared, queue) = (Arc::clone(self), queue.to_owned());
+                            burials.spawn(async move { shared.dead_letter(&queue, &found, &error).await });
+                        }
                     }
                     continue;
                 }

@@ -36,26 +36,25 @@ struct Slot {
     /// Processes that ended while they had the product.
     lost_claims: u8,
     /// Calls begun before the claim that is held now.
-    calls: u8,
+    calls: u16,
     /// Calls begun under it.
     begun: u8,
-    /// Nobody has the product: it waits for another try.
-    rests: bool,
     /// Of `calls`, those that the product's task does not know of.
-    untold: u8,
+    untold: u16,
 }
 
 impl Slot {
     fn from_disk(index: u32, bytes: [u8; 4]) -> Self {
-        let [lost_claims, calls, begun, rests] = bytes;
+        let [lost_claims, begun, low, high] = bytes;
         // One that had begun no call was waiting, and is no evidence against the product.
-        let lost_claims = if rests == 0 { lost_claims.saturating_add(u8::from(begun > 0)) } else { 0 };
-        let calls = calls.saturating_add(begun);
-        Self { index, lost_claims, calls, untold: calls, ..Self::default() }
+        let lost_claims = lost_claims.saturating_add(u8::from(begun > 0));
+        let calls = u16::from_le_bytes([low, high]).saturating_add(begun.into());
+        Self { index, lost_claims, calls, untold: calls, begun: 0 }
     }
 
     fn to_disk(self) -> [u8; 4] {
-        [self.lost_claims, self.calls, self.begun, u8::from(self.rests)]
+        let [low, high] = self.calls.to_le_bytes();
+        [self.lost_claims, self.begun, low, high]
     }
 }
 
@@ -98,7 +97,7 @@ impl Inflight {
             lost_calls: slot.untold.into(),
             spent: Spent::default(),
         };
-        (grant, self.keep(product, Slot { begun: 0, rests: false, untold: 0, ..slot }))
+        (grant, self.keep(product, Slot { begun: 0, untold: 0, ..slot }))
     }
 
     /// Notes that the claim's so manieth call is about to be made.
@@ -108,14 +107,15 @@ impl Inflight {
         self.keep(*product, Slot { begun, ..*slot })
     }
 
-    /// The product waits for another try: its calls are known to its task, which dies with this process.
+    /// Nobody has the product now, and no call is under way: it waits for another try, and its calls are known to its
+    /// task, which dies with this process. Or the process ends in good order, and the call was cut off.
     pub(super) fn rest(&mut self, product: &IdHash) -> io::Result<()> {
         let Some(slot) = self.slots.get(product).copied() else { return Ok(()) };
-        let calls = slot.calls.saturating_add(slot.begun);
-        if calls == 0 {
+        let calls = slot.calls.saturating_add(slot.begun.into());
+        if calls == 0 && slot.lost_claims == 0 {
             return self.leave(product);
         }
-        self.keep(*product, Slot { calls, begun: 0, lost_claims: 0, rests: true, ..slot })
+        self.keep(*product, Slot { calls, begun: 0, ..slot })
     }
 
     /// The product's line is on disk.
@@ -187,5 +187,11 @@ mod tests {
         let mut second = Inflight::open(&path).unwrap();
         let grant = second.claim(product).0;
         assert_eq!((grant.lost_claims, grant.lost_calls), (0, 2), "nobody had it, and its task is gone");
+        second.call(&product, 1).unwrap();
+        drop(second);
+        let mut third = Inflight::open(&path).unwrap();
+        let _ = third.claim(product);
+        third.rest(&product).unwrap();
+        assert_eq!(third.claim(product).0.lost_claims, 1, "a wait for another try forgives nothing");
     }
 }

@@ -18,7 +18,7 @@ use redis::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::outage::Outage;
@@ -39,6 +39,7 @@ pub struct RedisConfig {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+const LAST_WORD_TIMEOUT: Duration = Duration::from_millis(700);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 pub(super) struct Connection {
@@ -128,6 +129,21 @@ impl Connection {
                 () = sleep(delays.next().unwrap_or(MAX_BACKOFF)) => {}
                 () = self.stopper.aborted() => return Err(LedgerError::Aborted),
             }
+        }
+    }
+
+    /// Runs a command once, in a process that may be ending and does not wait.
+    pub(super) async fn last_word<T, F>(
+        &self,
+        command: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<T, LedgerError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let unreachable = |reason| LedgerError::Unreachable { at: self.at.clone(), reason };
+        match timeout(LAST_WORD_TIMEOUT, self.try_once(&command)).await {
+            Ok(reply) => reply.map_err(|error| unreachable(error.to_string())),
+            Err(_) => Err(unreachable("no reply".to_owned())),
         }
     }
 

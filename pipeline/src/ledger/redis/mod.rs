@@ -85,8 +85,8 @@ macro_rules! scripts {
     };
 }
 scripts!(
-    admit, begin, begin_scan, claim, claimed, forget, hold_pen, keep_scan, pause, put_answer, record,
-    release, renew, reopen, report, reserve, seal, states
+    abandon, admit, begin, begin_scan, claim, claimed, forget, hold_pen, keep_scan, pause, put_answer,
+    record, release, renew, reopen, report, reserve, seal, states
 );
 
 impl RedisLedger {
@@ -159,6 +159,18 @@ fn json<T: serde::Serialize>(value: &T) -> String {
 fn count(digits: &[u8]) -> Result<u32, LedgerError> {
     let digits = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
     digits.ok_or(LedgerError::Unreadable { what: "claim" })
+}
+
+/// What was spent on a product when it was last given back, where it was.
+fn spent_before(json: &[u8]) -> Result<Spent, LedgerError> {
+    if json.is_empty() {
+        return Ok(Spent::default());
+    }
+    serde_json::from_slice(json).map_err(|_| LedgerError::Unreadable { what: "claim" })
+}
+
+fn answer(bytes: &[u8]) -> Result<Outcome, LedgerError> {
+    Outcome::decode(bytes).map_err(|_| LedgerError::Unreadable { what: "answer" })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, LedgerError> {
@@ -261,15 +273,9 @@ impl Ledger for RedisLedger {
             [b"granted", claims, calls, spent] => Ok(Claim::Granted(Grant {
                 lost_claims: count(claims)?,
                 lost_calls: count(calls)?,
-                spent: match *spent {
-                    b"" => Spent::default(),
-                    spent => serde_json::from_slice(spent)
-                        .map_err(|_| LedgerError::Unreadable { what: "claim" })?,
-                },
+                spent: spent_before(spent)?,
             })),
-            [b"answered", outcome] => Outcome::decode(outcome)
-                .map(Claim::Answered)
-                .map_err(|_| LedgerError::Unreadable { what: "answer" }),
+            [b"answered", outcome] => answer(outcome).map(Claim::Answered),
             _ => Err(LedgerError::Unreadable { what: "claim" }),
         }
     }
@@ -290,6 +296,16 @@ impl Ledger for RedisLedger {
         self.invoke(call.arg(product.as_bytes()).arg(token).arg(spent)).await
     }
 
+    async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError> {
+        let script = &mut self.scripts.abandon.prepare_invoke();
+        script.key(&self.keys.claims);
+        for (product, token) in claims {
+            script.arg(product.as_bytes()).arg(token);
+        }
+        let script = &*script;
+        self.connection.last_word(|mut manager| async move { script.invoke_async(&mut manager).await }).await
+    }
+
     async fn put_answer(
         &self,
         product: IdHash,
@@ -297,23 +313,27 @@ impl Ledger for RedisLedger {
         outcome: &Outcome,
         late: bool,
     ) -> Result<Kept, LedgerError> {
-        let calls: i64 = self
+        let reply: Vec<Vec<u8>> = self
             .invoke(
                 self.scripts
                     .put_answer
                     .key(self.keys.bucket(&product))
                     .key(&self.keys.claims)
                     .key(&self.keys.answers)
+                    .key(&self.keys.spent)
                     .arg(product.as_bytes())
                     .arg(token)
                     .arg(outcome.encode())
                     .arg(if late { "1" } else { "" }),
             )
             .await?;
-        Ok(match calls {
-            -2 => Kept::Done,
-            calls => u32::try_from(calls).map_or(Kept::Yes, |calls| Kept::Late { calls }),
-        })
+        match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
+            [b"kept"] => Ok(Kept::Yes),
+            [b"done"] => Ok(Kept::Done),
+            [b"earlier", earlier] => answer(earlier).map(Kept::Earlier),
+            [b"late", calls, spent] => Ok(Kept::Late { calls: count(calls)?, spent: spent_before(spent)? }),
+            _ => Err(LedgerError::Unreadable { what: "answer" }),
+        }
     }
 
     async fn claimed(&self) -> Result<u64, LedgerError> {

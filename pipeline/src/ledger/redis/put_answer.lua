@@ -1,17 +1,28 @@
--- Keeps the first answer to a product. KEYS: bucket, claims, answers. ARGV: product, token, outcome, late ('1' or '').
--- Returns -1, -2 where the product has its result already, or, where another has claimed the product and `late` is not said, the calls begun by those whose claims
--- ran out and by the other (and keeps nothing).
+-- Keeps the first answer to a product. KEYS: bucket, claims, answers, spent. ARGV: product, token, outcome, late ('1' or '').
+-- Returns {'kept'}; {'earlier', outcome} where another is kept; {'done'} where the product has its result already; or,
+-- where the claim is no longer held and `late` is not said, {'late', calls begun by those whose claims ran out and by who
+-- has the product now, what was spent when it was last given back}, and keeps nothing.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
-local is_open = not known or known:sub(1, 1) == 'o'
+local state = known and known:sub(1, 1) or 'o'
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 local calls, begun, token
 if held then calls, begun, token = held:match('^%d+ %d+ (%d+) (%d+) (.*)$') end
-if is_open and token and token ~= ARGV[2] and ARGV[4] == '' and redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then
-    return calls + begun
-end
+local reply = {'kept'}
 -- First what a full Redis refuses, so that it refuses the whole.
-if is_open then redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[3]) end
+if state == 'o' then
+    local answer = redis.call('HGET', KEYS[3], ARGV[1])
+    if answer and answer ~= ARGV[3] then
+        reply = {'earlier', answer}
+    elseif not answer and token ~= ARGV[2] and ARGV[4] == '' then
+        local spent = redis.call('HGET', KEYS[4], ARGV[1]) or ''
+        return {'late', tostring((calls or 0) + (begun or 0)), spent}
+    elseif not answer then
+        redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+    end
+elseif state == 'c' then
+    -- A result may follow a failure that is on disk: that one is told.
+    reply = {'done'}
+end
 -- A late one ends the other's claim, too: no call is begun for a product that is answered.
 if token == ARGV[2] or (token and ARGV[4] == '1') then redis.call('HDEL', KEYS[2], ARGV[1]) end
--- A result may follow a failure that is on disk: it is told.
-return known and known:sub(1, 1) == 'c' and -2 or -1
+return reply
