@@ -11,7 +11,7 @@ const AFTER_HELP: &str = "\
 The model's key is read from OPENAI_API_KEY. Progress and logs go to stderr, data to stdout.
 
 Exit codes: 0 all done, 1 error, 2 bad usage, job or input, 3 done with failures, \
-130 interrupted.";
+4 paused by the run itself (budget, key, quota, model, failures), 130 interrupted.";
 
 /// Runs a language model over every product of a catalog, once.
 #[derive(Debug, Parser)]
@@ -209,6 +209,12 @@ pub(crate) struct JobArgs {
     /// The least time between the starts of two calls, such as 100ms [default: as the job says].
     #[arg(long, env = "SHELFMILL_DELAY", value_parser = duration, help_heading = "Job")]
     pub(crate) delay: Option<Duration>,
+    /// Pause before the model has cost more than so many US dollars; needs prices [default: as the job says, else no limit].
+    #[arg(long, value_name = "USD", env = "SHELFMILL_BUDGET", value_parser = budget, help_heading = "Job")]
+    pub(crate) budget: Option<f64>,
+    /// Pause when more than this share of the latest products (at least 50) failed; 1 never does [default: as the job says, else 0.5].
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_ABORT_FAILURE_RATE", value_parser = share, help_heading = "Job")]
+    pub(crate) abort_failure_rate: Option<f64>,
     /// Go on with a run although its prompt, schema or model has changed; what is done stays as it is.
     #[arg(long, env = "SHELFMILL_ACCEPT_CHANGED_JOB", help_heading = "Job")]
     pub(crate) accept_changed_job: bool,
@@ -370,6 +376,18 @@ fn duration(text: &str) -> Result<Duration, String> {
         }
     };
     parsed.ok_or_else(|| "a duration is written like 500ms, 30s or 1m 30s".to_owned())
+}
+
+/// An amount of US dollars above nothing.
+fn budget(text: &str) -> Result<f64, String> {
+    let usd = text.trim_start_matches('$').parse::<f64>().ok().filter(|usd| usd.is_finite() && *usd > 0.0);
+    usd.ok_or_else(|| "a budget is written like 5.00, in US dollars".to_owned())
+}
+
+/// From 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share is written like 0.5, from 0 to 1".to_owned())
 }
 
 /// Names become parts of queue names, keys and paths.

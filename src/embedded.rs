@@ -15,7 +15,7 @@ use shelfmill_pipeline::{
     shutdown::Stopper,
 };
 use shelfmill_producer::ProducerConfig;
-use shelfmill_worker::WorkerConfig;
+use shelfmill_worker::{Ended, WorkerConfig};
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -126,7 +126,7 @@ async fn open(
 
 struct Roles {
     producer: JoinHandle<anyhow::Result<()>>,
-    worker: JoinHandle<anyhow::Result<()>>,
+    worker: JoinHandle<anyhow::Result<Ended>>,
     aggregator: JoinHandle<anyhow::Result<Summary>>,
     stopper: Stopper,
     broker: Arc<MemoryBroker>,
@@ -166,6 +166,7 @@ impl Roles {
                 api_key,
                 recycle_client_every: args.work.recycle_client_every,
                 until_done: false,
+                until_halted: true,
             },
             broker.clone(),
             ledger,

@@ -13,6 +13,7 @@ pub(crate) const DONE: u8 = 0;
 pub(crate) const ERROR: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 pub(crate) const DONE_WITH_FAILURES: u8 = 3;
+pub(crate) const PAUSED: u8 = 4;
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// A mistake of whoever called: told as it is, without a chain.
@@ -52,6 +53,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
 pub(crate) fn of_summary(summary: &Summary) -> ExitCode {
     ExitCode::from(match summary.status {
         Status::Interrupted => INTERRUPTED,
+        Status::Paused => PAUSED,
         Status::Complete if summary.counts.failed > 0 => DONE_WITH_FAILURES,
         Status::Complete => DONE,
     })

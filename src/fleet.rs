@@ -10,12 +10,12 @@ use shelfmill_pipeline::{
     shutdown::Stopper,
 };
 use shelfmill_producer::ProducerConfig;
-use shelfmill_worker::{WorkerConfig, check_base_url};
+use shelfmill_worker::{Ended, WorkerConfig, check_base_url};
 
 use crate::{
     cli::{AggregatorArgs, FleetArgs, ProducerArgs, ServerArgs, WorkerArgs},
-    end::{self, DONE, INTERRUPTED},
-    job, progress, signals,
+    end::{self, DONE, INTERRUPTED, PAUSED},
+    foreign, job, progress, signals,
     telemetry::Screen,
 };
 
@@ -115,6 +115,10 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
         "{}",
         if report.sealed { "read the whole input" } else { "stopped; run the same command again to go on" }
     );
+    if let Some(halt) = &report.halted {
+        eprintln!("Paused: {}", foreign::line(&halt.to_string()));
+        return Ok(ExitCode::from(PAUSED));
+    }
     Ok(ExitCode::from(if report.sealed { DONE } else { INTERRUPTED }))
 }
 
@@ -130,9 +134,15 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         api_key: api_key(),
         recycle_client_every: args.work.recycle_client_every,
         until_done: args.until_done,
+        until_halted: args.until_done,
     };
-    shelfmill_worker::run(config, broker, ledger, stopper).await?;
-    Ok(ExitCode::from(DONE))
+    Ok(match shelfmill_worker::run(config, broker, ledger, stopper).await? {
+        Ended::InOrder => ExitCode::from(DONE),
+        Ended::Halted(halt) => {
+            eprintln!("Paused: {}", foreign::line(&halt.to_string()));
+            ExitCode::from(PAUSED)
+        }
+    })
 }
 
 /// `shelfmill aggregator`.

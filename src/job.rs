@@ -31,6 +31,19 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
     if let Some(delay) = args.delay {
         job.limits.delay_ms = u64::try_from(delay.as_millis())?;
     }
+    if let Some(budget) = args.budget {
+        job.limits.budget = Some(budget);
+    }
+    if let Some(rate) = args.abort_failure_rate {
+        job.limits.abort_failure_rate = rate;
+    }
+    if job.limits.budget.is_some() && job.cost_usd(0, 0).is_none() {
+        return Err(anyhow!(Usage(format!(
+            "a budget needs prices, and those of {} are not known; put prices = {{ prompt = 0.40, completion = 1.60 }} \
+             (US dollars per million tokens) under [llm] of the job file (--job)",
+            job.llm.model
+        ))));
+    }
     Ok(job)
 }
 

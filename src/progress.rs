@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shelfmill_aggregator::{Event, Listener, Status, Summary};
 use shelfmill_pipeline::ledger::Progress;
 
-use crate::telemetry::Screen;
+use crate::{foreign, telemetry::Screen};
 
 /// Checkpoint lines are told at most so often.
 const CHECKPOINT_LINES_EVERY: Duration = Duration::from_secs(1);
@@ -155,7 +155,7 @@ pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path
     let file = |name: &str, what: &str| eprintln!("  {:<58} {what}", out.join(name).display());
     eprintln!("Files:");
     file(JOURNAL_FILE, "one result per line, as they came");
-    if summary.status == Status::Complete {
+    if summary.status != Status::Interrupted {
         file(RESULTS_FILE, "all results in input order");
     }
     file(SUMMARY_FILE, "counts, tokens, cost, latencies");
@@ -167,6 +167,11 @@ pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path
     }
     match summary.status {
         Status::Interrupted => eprintln!("Interrupted. Everything above is saved; to go on: {again}"),
+        Status::Paused => {
+            let reason = summary.paused_because.as_ref().map(ToString::to_string).unwrap_or_default();
+            eprintln!("Paused: {}", foreign::line(&reason));
+            eprintln!("Everything above is saved; to go on: {again}");
+        }
         Status::Complete if counts.failed > 0 => {
             eprintln!("To try the failed products again: shelfmill requeue {which}, then {again}");
         }

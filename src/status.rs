@@ -40,6 +40,8 @@ struct Report {
     broker: Option<String>,
     /// For how much longer the provider has the fleet pause.
     paused_seconds: Option<f64>,
+    /// Why nobody calls, where the run has paused by itself.
+    paused_because: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -94,6 +96,9 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
     if let (None, Some(trouble)) = (&report.queues, &report.broker) {
         println!("Queues: not known, {trouble}");
     }
+    if let Some(reason) = &report.paused_because {
+        println!("Paused: {}", foreign::line(reason));
+    }
     if let Some(seconds) = report.paused_seconds {
         println!("Paused: for {seconds:.0} s, the provider asks for fewer requests");
     }
@@ -129,6 +134,7 @@ async fn of_fleet(run: &str, ledger: &RedisLedger, broker: &RabbitBroker) -> any
             dead,
         }),
         paused_seconds: (!paused.is_zero()).then_some(paused.as_secs_f64()),
+        paused_because: progress.halt.as_ref().map(ToString::to_string),
         ..report(run, progress.total(), completed, failed)
     };
     Ok(report)
@@ -169,6 +175,7 @@ fn report(run: &str, total: Option<u64>, completed: u64, failed: u64) -> Report 
         queues: None,
         broker: None,
         paused_seconds: None,
+        paused_because: None,
     }
 }
 

@@ -10,6 +10,7 @@ use shelfmill_pipeline::{
     failure::FailureClass,
     ledger::{Claim, Kept, Ledger},
     message::Task,
+    money::Money,
     record::Failure,
     signature::Signature,
 };
@@ -98,7 +99,7 @@ impl Undertaker {
                 let failure =
                     Failure { class: FailureClass::Poisoned, message: message.to_owned(), raw: None };
                 let outcome = signature.failed(&task, failure, Duration::ZERO);
-                match ledger.put_answer(product, &token, &outcome, true).await? {
+                match ledger.put_answer(product, &token, &outcome, Money::ZERO, true).await? {
                     Kept::Earlier(earlier) => earlier,
                     Kept::Yes | Kept::Done | Kept::Late { .. } => outcome,
                 }

@@ -30,7 +30,7 @@ use crate::{
 /// Failures asked about at a time.
 const STATES_BATCH: usize = 500;
 
-/// Makes the failures current and writes the summary; writes the results too where the run is complete.
+/// Makes the failures current and writes the summary; writes the results too where the run is complete, or has paused by itself.
 pub(crate) async fn finalize(
     folder: &mut Folder,
     ledger: &dyn Ledger,
@@ -45,15 +45,18 @@ pub(crate) async fn finalize(
     crash::point(Point::AggregatorFinalizing);
     tokio::task::block_in_place(|| {
         let index = index_journal(folder, &mut tally).context("cannot read the journal")?;
-        if status == Status::Complete {
+        if status != Status::Interrupted {
             write_results(folder, index)
                 .with_context(|| format!("cannot write {}", folder.results().display()))?;
             crash::point(Point::AggregatorRenamed);
+        }
+        if status == Status::Complete {
             forget_spent(folder)?;
         }
         let frame = Frame {
             run: folder.record().run.clone(),
             status,
+            halt: progress.halt.clone().filter(|_| status == Status::Paused),
             counts: counts(&progress, &tally, rejected),
             elapsed_seconds: folder.active().as_secs_f64(),
             started_at: folder.record().started_at,

@@ -20,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 
 mod dead;
 mod durable;
+mod failing;
 mod finalize;
 mod folder;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use summary::{Calls, Counts, Latencies, Status, Summary, Tokens};
 mod requeue;
 
 use dead::Undertaker;
+use failing::Failing;
 use finalize::finalize;
 use pen::{Pen, pen_of, take_pen};
 use rate::Rate;
@@ -63,6 +65,8 @@ const PREFETCH: u16 = 1_024;
 const TICK: Duration = Duration::from_millis(100);
 /// How long a look at what else goes on may keep outcomes waiting; it is done again.
 const LOOK_PATIENCE: Duration = Duration::from_secs(3);
+/// How long outcomes of a run that has paused may take to arrive.
+const REST_PATIENCE: Duration = Duration::from_secs(20);
 /// How often others are told how it goes.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -111,6 +115,10 @@ pub struct Aggregator {
     reported: Option<Instant>,
     watch: Watch,
     standstill: Standstill,
+    failing: Failing,
+    abort_failure_rate: Option<f64>,
+    /// Since when nothing has changed in a run that has paused by itself.
+    halted: Option<Instant>,
     is_complete: bool,
 }
 
@@ -151,6 +159,9 @@ impl Aggregator {
             reported: None,
             watch: Watch::default(),
             standstill: Standstill::new(undertaker),
+            failing: Failing::default(),
+            abort_failure_rate: None,
+            halted: None,
             is_complete: false,
         }))
     }
@@ -215,6 +226,10 @@ impl Aggregator {
                         () = sleep(LOOK_PATIENCE) => {}
                         () = stopper.stopped() => {}
                     }
+                    if self.has_come_to_rest(broker, &progress).await? {
+                        outcomes.close().await?;
+                        return Ok(Status::Paused);
+                    }
                 }
             }
             if self.is_complete {
@@ -229,8 +244,30 @@ impl Aggregator {
             }
         }
         outcomes.close().await?;
-        self.look().await?;
-        Ok(if self.is_complete { Status::Complete } else { Status::Interrupted })
+        let progress = self.look().await?;
+        Ok(match progress.halt {
+            _ if self.is_complete => Status::Complete,
+            Some(_) => Status::Paused,
+            None => Status::Interrupted,
+        })
+    }
+
+    /// Whether a run that has paused by itself has nothing under way any more, or nothing that comes.
+    async fn has_come_to_rest(&mut self, broker: &dyn Broker, progress: &Progress) -> anyhow::Result<bool> {
+        if progress.halt.is_none() {
+            self.halted = None;
+            return Ok(false);
+        }
+        let since = *self.halted.get_or_insert_with(Instant::now);
+        if self.ledger.claimed().await? > 0 {
+            return Ok(false);
+        }
+        let is_answered = self.ledger.answered().await? == 0 || since.elapsed() > REST_PATIENCE;
+        let depths = tokio::select! {
+            depths = broker.depths() => depths?,
+            () = self.stopper.stopped() => return Ok(false),
+        };
+        Ok(is_answered && depths.outcomes == 0)
     }
 
     /// Outcomes that came twice may wait behind the last one that was needed: they are dropped now, rather than left in
@@ -262,9 +299,14 @@ impl Aggregator {
         outcomes: &mut dyn Consumer<Outcome>,
     ) -> anyhow::Result<()> {
         let batch = collect(first, outcomes, self.config.checkpoint_every).await?;
-        let written = self.writer.write(batch, self.ledger.as_ref()).await?;
+        let failing = &mut self.failing;
+        let written = self.writer.write(batch, self.ledger.as_ref(), &mut |line| failing.add(line)).await?;
+        self.halted = self.halted.map(|_| Instant::now());
         self.cost_usd = self.cost_usd.zip(written.cost_usd).map(|(sum, cost)| sum + cost);
         self.rate.add(written.completed + written.failed);
+        if let Some(halt) = self.abort_failure_rate.and_then(|rate| self.failing.halt(rate)) {
+            self.ledger.halt(&halt).await?;
+        }
         let progress = Box::new(self.progress().await?);
         (self.listener)(match written.completed + written.failed {
             0 => Event::Progress { progress },
@@ -290,6 +332,7 @@ impl Aggregator {
         if self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
             self.reported = Some(Instant::now());
             self.ledger.report(&vitals).await?;
+            self.abort_failure_rate = self.ledger.job().await?.map(|job| job.limits.abort_failure_rate);
         }
         let progress = Progress { vitals: Some(vitals), ..self.ledger.progress().await? };
         let is_known = self.watch.look(&progress, self.writer.has_lines());

@@ -10,6 +10,7 @@ use shelfmill_pipeline::{
     identity::IdHash,
     ledger::{Done, JournalMark, Ledger},
     message::LineHead,
+    money::Money,
 };
 
 use crate::{
@@ -64,6 +65,7 @@ pub(crate) async fn replay(
     loop {
         let known = ledger.journal().await?;
         check(folder, journal, known.as_ref())?;
+        let is_new = known.is_none();
         let mut teller = Teller { ledger, known, cost_usd: 0.0 };
         let journal_from = teller.known.as_ref().map_or(0, |mark| mark.size_bytes);
         // A mark in another edition says nothing of this one.
@@ -74,6 +76,10 @@ pub(crate) async fn replay(
         let told = teller.tell(failures, failures_from, |at| mark_of(folder, journal_from, at)).await?
             && teller.tell(journal, journal_from, |at| mark_of(folder, at, failures.size_bytes())).await?;
         cost_usd += teller.cost_usd;
+        if is_new {
+            // It has forgotten, or never knew, what was spent.
+            ledger.spent_at_least(Money::from_usd(cost_usd)).await?;
+        }
         let whole = mark_of(folder, journal.size_bytes(), failures.size_bytes());
         if told && ledger.record(&[], teller.known.as_ref(), &whole).await? {
             return Ok((whole, cost_usd));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use shelfmill_pipeline::{failure::FailureClass, record::Meta};
+use shelfmill_pipeline::{failure::FailureClass, ledger::Halt, record::Meta};
 
 /// `analysis_summary.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -15,6 +15,9 @@ pub struct Summary {
     pub run: String,
     /// Whether every product is done.
     pub status: Status,
+    /// Why the run has paused by itself, where it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_because: Option<Halt>,
     /// The model that answered, by its own name; several are separated by commas.
     pub model: String,
     /// Products; `input` = `completed` + `failed` + `rejected` + `remaining`.
@@ -47,6 +50,8 @@ pub enum Status {
     Complete,
     /// The run was stopped, or is waiting.
     Interrupted,
+    /// The run has paused by itself, and the summary says why.
+    Paused,
 }
 
 /// Products of the input.
@@ -133,6 +138,7 @@ pub(crate) struct Tally {
 pub(crate) struct Frame {
     pub(crate) run: String,
     pub(crate) status: Status,
+    pub(crate) halt: Option<Halt>,
     pub(crate) counts: Counts,
     pub(crate) elapsed_seconds: f64,
     pub(crate) started_at: Timestamp,
@@ -183,6 +189,7 @@ impl Tally {
         Summary {
             run: frame.run,
             status: frame.status,
+            paused_because: frame.halt,
             model: self.models.into_keys().collect::<Vec<_>>().join(", "),
             counts: frame.counts,
             failures_by_class: self.failures_by_class,

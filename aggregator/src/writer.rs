@@ -42,6 +42,9 @@ pub(crate) struct Written {
     pub(crate) cost_usd: Option<f64>,
 }
 
+/// Who looks at each line that is written.
+pub(crate) type Look<'l> = &'l mut (dyn FnMut(&Line) + Send);
+
 impl Writer {
     /// Opens the files and brings the ledger up to date; the cost of what it was told.
     pub(crate) async fn open(
@@ -79,6 +82,7 @@ impl Writer {
         &mut self,
         batch: Vec<Delivery<Outcome>>,
         ledger: &dyn Ledger,
+        look: Look<'_>,
     ) -> anyhow::Result<Written> {
         let lines: Vec<&Line> = batch
             .iter()
@@ -93,6 +97,7 @@ impl Writer {
 
         let mut written = Written { cost_usd: Some(0.0), ..Written::default() };
         for line in &fresh {
+            look(line);
             written.cost_usd = written.cost_usd.zip(line.cost_usd()).map(|(sum, cost)| sum + cost);
             if line.class().is_none() {
                 written.completed += 1;

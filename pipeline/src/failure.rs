@@ -17,6 +17,8 @@ pub enum FailureClass {
     QuotaExhausted,
     /// The key is wrong or may not use this model (401, 403).
     Unauthorized,
+    /// x
+    ModelNotFound,
     /// The provider will not take the request, now or ever (400, 404, 422).
     ModelRefused,
     /// The provider failed (5xx).
@@ -43,10 +45,11 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class, in the order of the enum.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::RateLimited,
         Self::QuotaExhausted,
         Self::Unauthorized,
+        Self::ModelNotFound,
         Self::ModelRefused,
         Self::ServerError,
         Self::Timeout,
@@ -73,6 +76,7 @@ impl FailureClass {
             | Self::SchemaViolation => true,
             Self::QuotaExhausted
             | Self::Unauthorized
+            | Self::ModelNotFound
             | Self::ModelRefused
             | Self::ContentFiltered
             | Self::ContextTooLong
@@ -87,6 +91,11 @@ impl FailureClass {
         !matches!(self, Self::RateLimited)
     }
 
+    /// x
+    #[must_use]
+    pub const fn stops_run(self) -> bool {
+        matches!(self, Self::Unauthorized | Self::QuotaExhausted | Self::ModelNotFound)
+    }
     /// The name in files and options.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -94,6 +103,7 @@ impl FailureClass {
             Self::RateLimited => "rate_limited",
             Self::QuotaExhausted => "quota_exhausted",
             Self::Unauthorized => "unauthorized",
+            Self::ModelNotFound => "model_not_found",
             Self::ModelRefused => "model_refused",
             Self::ServerError => "server_error",
             Self::Timeout => "timeout",

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod job;
 pub mod ledger;
 pub mod message;
+pub mod money;
 pub mod record;
 mod server_url;
 pub mod shutdown;

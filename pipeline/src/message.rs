@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::{
     failure::FailureClass,
     identity::IdHash,
+    money::Money,
     record::{FailureLine, MAX_LINE_BYTES, RejectLine, ResultLine},
 };
 
@@ -55,6 +56,12 @@ pub struct Spent {
     pub completion_tokens: u64,
     /// Calls known to repeat one that a dead worker had under way.
     pub repeated_calls: u32,
+    /// What these tokens cost, as far as their prices are known.
+    #[serde(default, skip_serializing_if = "Money::is_zero")]
+    pub cost_nano_usd: Money,
+    /// Whether there are tokens among these whose price is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_unpriced: bool,
 }
 
 impl Spent {
@@ -65,6 +72,12 @@ impl Spent {
         if calls(other) > calls(self) { other } else { self }
     }
 
+    /// What was spent in US dollars; `None` where that is not known of all of it.
+    #[must_use]
+    pub fn cost_usd(&self) -> Option<f64> {
+        (!self.has_unpriced).then(|| self.cost_nano_usd.usd())
+    }
+
     /// What this account of a product knows beyond an earlier one.
     #[must_use]
     pub const fn beyond(self, earlier: Self) -> Self {
@@ -73,6 +86,8 @@ impl Spent {
             prompt_tokens: self.prompt_tokens.saturating_sub(earlier.prompt_tokens),
             completion_tokens: self.completion_tokens.saturating_sub(earlier.completion_tokens),
             repeated_calls: self.repeated_calls.saturating_sub(earlier.repeated_calls),
+            cost_nano_usd: self.cost_nano_usd.less(earlier.cost_nano_usd),
+            has_unpriced: self.has_unpriced,
         }
     }
 }
@@ -286,17 +301,17 @@ pub struct Rejects {
 }
 
 impl Outcome {
-    /// The same, with a line that tells of what else was spent on the product, and what that cost.
-    pub fn with_more_spent(self, spent: &Spent, cost_usd: Option<f64>) -> Result<Self, serde_json::Error> {
+    /// The same, with a line that tells of what else was spent on the product.
+    pub fn with_more_spent(self, spent: &Spent) -> Result<Self, serde_json::Error> {
         Ok(match self {
             Self::Completed(line) => {
                 let mut line: ResultLine = serde_json::from_str(line.json())?;
-                line.meta.add(spent, cost_usd);
+                line.meta.add(spent);
                 Self::Completed(Line::of_result(&line))
             }
             Self::Failed(line) => {
                 let mut line: FailureLine = serde_json::from_str(line.json())?;
-                line.meta.add(spent, cost_usd);
+                line.meta.add(spent);
                 Self::Failed(Line::of_failure(&line))
             }
             Self::Rejected(rejects) => Self::Rejected(rejects),

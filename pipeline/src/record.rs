@@ -103,12 +103,12 @@ pub struct Meta {
 
 impl Meta {
     /// Tells of what else was spent on the product.
-    pub fn add(&mut self, spent: &Spent, cost_usd: Option<f64>) {
+    pub fn add(&mut self, spent: &Spent) {
         self.attempts += spent.calls;
         self.repeated_calls += spent.repeated_calls;
         self.prompt_tokens += spent.prompt_tokens;
         self.completion_tokens += spent.completion_tokens;
-        self.cost_usd = self.cost_usd.zip(cost_usd).map(|(own, others)| own + others);
+        self.cost_usd = self.cost_usd.zip(spent.cost_usd()).map(|(own, others)| own + others);
     }
 }
 

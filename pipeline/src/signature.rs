@@ -68,7 +68,7 @@ impl Signature {
             model,
             prompt_tokens: spent.prompt_tokens,
             completion_tokens: spent.completion_tokens,
-            cost_usd: self.job.cost_usd(spent.prompt_tokens, spent.completion_tokens),
+            cost_usd: spent.cost_usd(),
             latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
             attempts: spent.calls,
             repeated_calls: spent.repeated_calls,

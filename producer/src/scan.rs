@@ -22,7 +22,7 @@ use shelfmill_pipeline::{
     broker::{Broker, BrokerError},
     crash::{self, Point},
     identity::IdHash,
-    ledger::{Admission, Ledger},
+    ledger::{Admission, Halt, Ledger},
     message::{Outcome, Rejects, Task},
     record::RejectLine,
     shutdown::Stopper,
@@ -65,7 +65,7 @@ pub struct ProducerConfig {
 }
 
 /// How a scan went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanReport {
     /// Tasks published.
     pub published: u64,
@@ -77,6 +77,8 @@ pub struct ScanReport {
     pub rejected: u64,
     /// Whether the end of the input was reached.
     pub sealed: bool,
+    /// Why reading ended before, where the run has paused by itself.
+    pub halted: Option<Halt>,
 }
 
 /// The first reject of a strict scan.
@@ -132,8 +134,9 @@ pub async fn run(
         since_backlog: 0,
         report: ScanReport::default(),
     };
+    let mut halted = None;
     let result = tokio::select! {
-        kept = keep_turn(scan, ledger.as_ref()) => kept,
+        kept = keep_turn(scan, ledger.as_ref()) => kept.map(|halt| halted = Some(halt)),
         read = scanner.read(read_ahead(records, Arc::clone(&done))) => match read {
             // The worker of this process heard of the stop first: a stop, and no error.
             Err(error) if stopper.is_stopped() && is_closed(&error) => Ok(()),
@@ -141,7 +144,7 @@ pub async fn run(
         },
         () = stopper.stopped() => Ok(()),
     };
-    let report = scanner.report;
+    let report = ScanReport { halted, ..scanner.report.clone() };
     drop(scanner);
     done.store(true, Ordering::Relaxed);
     if !report.sealed
@@ -179,11 +182,14 @@ async fn take_turn(name: &str, ledger: &dyn Ledger, stopper: &Stopper) -> anyhow
     }
 }
 
-/// Keeps the right to read, also while RabbitMQ is waited for; ends when it was lost.
-async fn keep_turn(scan: u64, ledger: &dyn Ledger) -> anyhow::Result<()> {
+/// Keeps the right to read, also while RabbitMQ is waited for; ends when it was lost, or the run has paused by itself.
+async fn keep_turn(scan: u64, ledger: &dyn Ledger) -> anyhow::Result<Halt> {
     loop {
         tokio::time::sleep(KEEP_EVERY).await;
         ledger.keep_scan(scan).await?;
+        if let Some(halt) = ledger.halted().await? {
+            return Ok(halt);
+        }
     }
 }
 

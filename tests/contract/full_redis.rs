@@ -8,8 +8,9 @@ use shelfmill_pipeline::{
     failure::FailureClass,
     identity::IdHash,
     job::{Job, Limits},
-    ledger::{Claim, Done, JournalMark, Ledger, LedgerError, RedisConfig, RedisLedger, State, Vitals},
+    ledger::{Call, Claim, Done, JournalMark, Ledger, LedgerError, RedisConfig, RedisLedger, State, Vitals},
     message::{Outcome, Rejects, Spent},
+    money::Money,
     shutdown::Stopper,
 };
 
@@ -68,7 +69,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     for product in [open, answered] {
         ledger.claim(product, "worker", LEASE).await.unwrap();
     }
-    ledger.put_answer(answered, "worker", &outcome, false).await.unwrap();
+    ledger.put_answer(answered, "worker", &outcome, Money::ZERO, false).await.unwrap();
     ledger.hold_pen("aggregator", LEASE).await.unwrap().unwrap();
     let done = [Done::Failed { hash: failed, class: FailureClass::Timeout, line: "{}" }];
     assert!(ledger.record(&done, None, &mark(0)).await.unwrap());
@@ -82,8 +83,13 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     refused("expect", ledger.expect(7).await);
     refused("seal", ledger.seal(scan, 1, 0).await);
     refused("claim", ledger.claim(new, "worker", LEASE).await);
-    refused("put_answer", ledger.put_answer(open, "worker", &outcome, false).await);
-    refused("reserve", ledger.reserve_call((open, "worker"), 1, &limits, 1_000).await);
+    refused("put_answer", ledger.put_answer(open, "worker", &outcome, Money::ZERO, false).await);
+    refused(
+        "reserve",
+        ledger
+            .reserve_call((open, "worker"), &Call { number: 1, tokens: 1_000, most: Money::ZERO }, &limits)
+            .await,
+    );
     refused("pause", ledger.pause(LEASE).await);
     refused("reopen", ledger.reopen(&[failed]).await);
     assert_eq!(content(&redis), before, "a script was done in part");
@@ -96,7 +102,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     ledger.report(&Vitals { products_per_second: 1.0, cost_usd: None }).await.unwrap();
     let done = [Done::Completed(answered), Done::Completed(failed)];
     assert!(ledger.record(&done, Some(&mark(0)), &mark(9)).await.unwrap());
-    ledger.release(open, "worker", &Spent { calls: 1, ..Spent::default() }).await.unwrap();
+    ledger.release(open, "worker", &Spent { calls: 1, ..Spent::default() }, Money::ZERO).await.unwrap();
     let progress = ledger.progress().await.unwrap();
     assert_eq!((progress.completed, progress.failed), (2, 0));
     for what in ["claims", "answers", "failures"] {

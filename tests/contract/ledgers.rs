@@ -6,10 +6,11 @@ use shelfmill_pipeline::{
     identity::IdHash,
     job::{Job, Limits},
     ledger::{
-        Admission, Begun, Claim, Done, EmbeddedLedger, Grant, JournalMark, Kept, Ledger, RedisConfig,
-        RedisLedger, State, Turn,
+        Admission, Begun, Call, Claim, Done, EmbeddedLedger, Grant, Halt, HaltCause, JournalMark, Kept,
+        Ledger, RedisConfig, RedisLedger, State, Turn,
     },
     message::{Outcome, Rejects, Spent},
+    money::Money,
     shutdown::Stopper,
 };
 
@@ -54,11 +55,18 @@ over_both_ledgers!(
     products_that_were_never_admitted_can_be_recorded,
     pace_and_pause_hold_for_all,
     nobody_calls_without_a_claim,
+    a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again,
+    calls_hold_what_they_can_cost_and_never_exceed_the_budget,
     a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line,
 );
 
 fn hash(id: &str) -> IdHash {
     IdHash::of(id)
+}
+
+/// A call that costs nothing.
+fn nth_call(number: u32) -> Call {
+    Call { number, tokens: 1, most: Money::ZERO }
 }
 
 fn mark(size_bytes: u64) -> JournalMark {
@@ -137,11 +145,11 @@ async fn one_of_many_gets_a_product_and_asking_again_changes_nothing(ledger: &dy
 async fn a_released_product_is_free_again(ledger: &dyn Ledger) {
     let product = hash("a");
     ledger.claim(product, "one", LEASE).await.unwrap();
-    ledger.release(product, "two", &Spent::default()).await.unwrap();
+    ledger.release(product, "two", &Spent::default(), Money::ZERO).await.unwrap();
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Busy));
     assert_eq!(ledger.claimed().await.unwrap(), 1);
-    ledger.release(product, "one", &Spent::default()).await.unwrap();
-    ledger.release(product, "one", &Spent::default()).await.unwrap();
+    ledger.release(product, "one", &Spent::default(), Money::ZERO).await.unwrap();
+    ledger.release(product, "one", &Spent::default(), Money::ZERO).await.unwrap();
     assert_eq!(ledger.claimed().await.unwrap(), 0);
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(matches!(claim, Claim::Granted(Grant { lost_claims: 0, lost_calls: 0, .. })), "{claim:?}");
@@ -150,15 +158,15 @@ async fn a_released_product_is_free_again(ledger: &dyn Ledger) {
 async fn an_answer_is_handed_out_instead_of_a_claim(ledger: &dyn Ledger) {
     let product = hash("a");
     ledger.claim(product, "one", LEASE).await.unwrap();
-    ledger.put_answer(product, "one", &outcome(1), false).await.unwrap();
-    let kept = ledger.put_answer(product, "one", &outcome(1), false).await.unwrap();
+    ledger.put_answer(product, "one", &outcome(1), Money::ZERO, false).await.unwrap();
+    let kept = ledger.put_answer(product, "one", &outcome(1), Money::ZERO, false).await.unwrap();
     assert!(matches!(kept, Kept::Yes), "the same call again: {kept:?}");
-    let kept = ledger.put_answer(product, "late", &outcome(2), false).await.unwrap();
+    let kept = ledger.put_answer(product, "late", &outcome(2), Money::ZERO, false).await.unwrap();
     assert!(matches!(&kept, Kept::Earlier(Outcome::Rejected(first)) if first.scan == 1), "{kept:?}");
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
     record(ledger, &[Done::Completed(product)], &mark(1)).await;
-    let kept = ledger.put_answer(product, "later still", &outcome(3), false).await.unwrap();
+    let kept = ledger.put_answer(product, "later still", &outcome(3), Money::ZERO, false).await.unwrap();
     assert!(matches!(kept, Kept::Done), "{kept:?}");
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Done));
 }
@@ -209,31 +217,80 @@ async fn pace_and_pause_hold_for_all(ledger: &dyn Ledger) {
     let limits = Limits { delay_ms: 10_000, ..Limits::default() };
     let claim = (hash("a"), "one");
     ledger.claim(claim.0, claim.1, LEASE).await.unwrap();
-    let wait = async |limits: &Limits| match ledger.reserve_call(claim, 1, limits, 1).await.unwrap() {
+    let wait = async |limits: &Limits| match ledger.reserve_call(claim, &nth_call(1), limits).await.unwrap() {
         Turn::Now => Duration::ZERO,
         Turn::After(wait) => wait,
-        Turn::Lost => panic!("nobody else asked"),
+        other => panic!("{other:?}"),
     };
     assert_eq!(wait(&limits).await, Duration::ZERO);
     let second = wait(&limits).await;
     assert!(second > Duration::from_secs(8) && second <= Duration::from_secs(10), "{second:?}");
-    assert_eq!(ledger.begin_call(claim, 1).await.unwrap(), Turn::Now, "its place is taken");
+    assert_eq!(
+        ledger.begin_call(claim, &nth_call(1), &Limits::default()).await.unwrap(),
+        Turn::Now,
+        "its place is taken"
+    );
     ledger.pause(Duration::from_secs(60)).await.unwrap();
     ledger.pause(Duration::from_secs(1)).await.unwrap();
     let paused = wait(&Limits::default()).await;
     assert!(paused > Duration::from_secs(58) && paused <= Duration::from_secs(60), "{paused:?}");
-    let paused = ledger.begin_call(claim, 1).await.unwrap();
+    let paused = ledger.begin_call(claim, &nth_call(1), &Limits::default()).await.unwrap();
     assert!(matches!(paused, Turn::After(wait) if wait > Duration::from_secs(58)), "{paused:?}");
 }
 
 async fn nobody_calls_without_a_claim(ledger: &dyn Ledger) {
-    let reserve =
-        async |token| ledger.reserve_call((hash("a"), token), 1, &Limits::default(), 1).await.unwrap();
+    let reserve = async |token| {
+        ledger.reserve_call((hash("a"), token), &nth_call(1), &Limits::default()).await.unwrap()
+    };
     assert_eq!(reserve("one").await, Turn::Lost);
     ledger.claim(hash("a"), "one", LEASE).await.unwrap();
     assert_eq!(reserve("two").await, Turn::Lost);
     assert_eq!(reserve("one").await, Turn::Now);
     assert_eq!(reserve("one").await, Turn::Now, "the same call again");
+}
+
+async fn a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again(ledger: &dyn Ledger) {
+    let halt = |reason: &str| Halt { cause: HaltCause::Key, reason: reason.to_owned() };
+    ledger.begin(&Job::default(), false).await.unwrap();
+    ledger.claim(hash("a"), "one", LEASE).await.unwrap();
+    let turn =
+        async || ledger.reserve_call((hash("a"), "one"), &nth_call(1), &Limits::default()).await.unwrap();
+    assert_eq!((ledger.halted().await.unwrap(), turn().await), (None, Turn::Now));
+    for reason in ["first", "second"] {
+        ledger.halt(&halt(reason)).await.unwrap();
+    }
+    assert_eq!((ledger.halted().await.unwrap(), turn().await), (Some(halt("first")), Turn::Halted));
+    assert_eq!(ledger.progress().await.unwrap().halt, Some(halt("first")));
+    ledger.begin(&Job::default(), false).await.unwrap();
+    assert_eq!((ledger.halted().await.unwrap(), turn().await), (None, Turn::Now));
+}
+
+async fn calls_hold_what_they_can_cost_and_never_exceed_the_budget(ledger: &dyn Ledger) {
+    let limits = Limits { budget: Some(1.0), ..Limits::default() };
+    let turn = async |id: &str, number, usd| {
+        let call = Call { number, tokens: 1, most: Money::from_usd(usd) };
+        ledger.claim(hash(id), "one", LEASE).await.unwrap();
+        ledger.reserve_call((hash(id), "one"), &call, &limits).await.unwrap()
+    };
+    for _ in 0..3 {
+        assert_eq!(turn("a", 1, 0.4).await, Turn::Now, "asked again, it is held once");
+    }
+    assert_eq!(turn("b", 1, 0.4).await, Turn::Now);
+    assert!(matches!(turn("c", 1, 0.4).await, Turn::After(_)), "what a and b hold may become free");
+    for _ in 0..2 {
+        ledger.put_answer(hash("a"), "one", &outcome(1), Money::from_usd(0.1), false).await.unwrap();
+    }
+    assert_eq!(turn("c", 1, 0.4).await, Turn::Now);
+    assert_eq!(turn("d", 1, 0.95).await, Turn::OverBudget, "whatever the others cost");
+    ledger.release(hash("b"), "one", &Spent::default(), Money::from_usd(0.2)).await.unwrap();
+    assert_eq!(turn("d", 1, 0.3).await, Turn::Now, "0.3 are spent, 0.4 held");
+    assert!(matches!(turn("c", 2, 0.1).await, Turn::After(_)));
+    ledger.abandon(&[(hash("c"), "one".to_owned())]).await.unwrap();
+    assert_eq!(turn("e", 1, 0.4).await, Turn::OverBudget, "what was cut off counts as spent: 0.7");
+    ledger.spent_at_least(Money::from_usd(0.5)).await.unwrap();
+    assert!(matches!(turn("e", 1, 0.3).await, Turn::After(_)));
+    ledger.spent_at_least(Money::from_usd(0.8)).await.unwrap();
+    assert_eq!(turn("e", 1, 0.3).await, Turn::OverBudget);
 }
 
 async fn a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line(ledger: &dyn Ledger) {
@@ -286,7 +343,7 @@ async fn a_claim_that_ran_out_is_granted_to_another_who_is_told_of_its_calls() {
     let ledger = in_redis(&fresh_run("lease"));
     let product = hash("a");
     let call = async |token, number| {
-        ledger.reserve_call((product, token), number, &Limits::default(), 1).await.unwrap()
+        ledger.reserve_call((product, token), &nth_call(number), &Limits::default()).await.unwrap()
     };
     ledger.claim(product, "one", LEASE).await.unwrap();
     assert_eq!(take_over(&ledger, product, "one", "two").await, (0, 0), "no call yet");
@@ -303,7 +360,7 @@ async fn a_claim_that_ran_out_is_granted_to_another_who_is_told_of_its_calls() {
     assert_eq!(take_over(&ledger, product, "two", "three").await, (1, 2));
 
     ledger.renew(&[(product, "one".to_owned())], LEASE).await.unwrap();
-    ledger.release(product, "one", &Spent::default()).await.unwrap();
+    ledger.release(product, "one", &Spent::default(), Money::ZERO).await.unwrap();
     assert!(matches!(ledger.claim(product, "four", LEASE).await.unwrap(), Claim::Busy), "still three's");
 }
 
@@ -311,13 +368,15 @@ async fn a_claim_that_ran_out_is_granted_to_another_who_is_told_of_its_calls() {
 async fn an_answer_that_comes_late_is_told_of_the_calls_of_others() {
     let ledger = in_redis(&fresh_run("late"));
     let product = hash("a");
-    let call = async |token| ledger.reserve_call((product, token), 1, &Limits::default(), 1).await.unwrap();
+    let call =
+        async |token| ledger.reserve_call((product, token), &nth_call(1), &Limits::default()).await.unwrap();
     ledger.claim(product, "one", LEASE).await.unwrap();
     call("one").await;
     take_over(&ledger, product, "one", "two").await;
     call("two").await;
-    let put =
-        async |token, number, late| ledger.put_answer(product, token, &outcome(number), late).await.unwrap();
+    let put = async |token, number, late| {
+        ledger.put_answer(product, token, &outcome(number), Money::ZERO, late).await.unwrap()
+    };
     let kept = put("one", 1, false).await;
     assert!(matches!(kept, Kept::Late { calls: 2, spent } if spent == Spent::default()), "{kept:?}");
     assert!(matches!(ledger.claim(product, "three", LEASE).await.unwrap(), Claim::Busy), "nothing was kept");
@@ -335,9 +394,29 @@ async fn an_answer_that_comes_late_is_told_of_what_was_spent_by_others_that_have
     ledger.claim(product, "one", LEASE).await.unwrap();
     assert_eq!(take_over(&ledger, product, "one", "two").await, (0, 0));
     let spent = Spent { calls: 3, prompt_tokens: 7, ..Spent::default() };
-    ledger.release(product, "two", &spent).await.unwrap();
-    let kept = ledger.put_answer(product, "one", &outcome(1), false).await.unwrap();
+    ledger.release(product, "two", &spent, Money::ZERO).await.unwrap();
+    let kept = ledger.put_answer(product, "one", &outcome(1), Money::ZERO, false).await.unwrap();
     assert!(matches!(kept, Kept::Late { calls: 0, spent: found } if found == spent), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_claim_that_ran_out_had_held_counts_as_spent() {
+    let ledger = in_redis(&fresh_run("lost-money"));
+    let limits = Limits { budget: Some(1.0), ..Limits::default() };
+    let call = |usd| Call { number: 1, tokens: 1, most: Money::from_usd(usd) };
+    let (product, other) = (hash("a"), hash("b"));
+    ledger.claim(product, "one", LEASE).await.unwrap();
+    assert_eq!(ledger.reserve_call((product, "one"), &call(0.6), &limits).await.unwrap(), Turn::Now);
+    ledger.claim(other, "other", LEASE).await.unwrap();
+    let turn = async || ledger.reserve_call((other, "other"), &call(0.5), &limits).await.unwrap();
+    assert!(matches!(turn().await, Turn::After(_)), "it may cost less");
+    ledger.renew(&[(product, "one".to_owned())], Duration::from_millis(1)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while !matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Granted(_)) {}
+    })
+    .await
+    .expect("the lease runs out");
+    assert_eq!(turn().await, Turn::OverBudget);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -345,10 +424,13 @@ async fn a_release_keeps_what_is_known_of_claims_that_ran_out() {
     let ledger = in_redis(&fresh_run("losses"));
     let product = hash("a");
     ledger.claim(product, "one", LEASE).await.unwrap();
-    ledger.reserve_call((product, "one"), 1, &Limits::default(), 1).await.unwrap();
+    ledger.reserve_call((product, "one"), &nth_call(1), &Limits::default()).await.unwrap();
     assert_eq!(take_over(&ledger, product, "one", "two").await, (1, 1));
     for _ in 0..2 {
-        ledger.release(product, "two", &Spent { repeated_calls: 1, ..Spent::default() }).await.unwrap();
+        ledger
+            .release(product, "two", &Spent { repeated_calls: 1, ..Spent::default() }, Money::ZERO)
+            .await
+            .unwrap();
     }
     assert_eq!(ledger.claimed().await.unwrap(), 0);
     let claim = ledger.claim(product, "three", LEASE).await.unwrap();
@@ -366,7 +448,7 @@ async fn an_abandoned_claim_has_lost_its_calls_and_is_no_evidence_against_its_pr
     let (product, kept) = (hash("a"), hash("b"));
     for product in [product, kept] {
         ledger.claim(product, "one", LEASE).await.unwrap();
-        ledger.reserve_call((product, "one"), 1, &Limits::default(), 1).await.unwrap();
+        ledger.reserve_call((product, "one"), &nth_call(1), &Limits::default()).await.unwrap();
     }
     let held = [(product, "one".to_owned()), (kept, "another".to_owned())];
     for _ in 0..2 {

@@ -12,8 +12,9 @@ use shelfmill_pipeline::{
     crash::{self, Point},
     failure::FailureClass,
     job::{AnswerSchema, Job, Prompt},
-    ledger::{ClaimToken, Ledger, Turn},
+    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, Turn},
     message::{Outcome, Task},
+    money::Money,
     record::Failure,
     shutdown::Stopper,
     signature::Signature,
@@ -24,6 +25,7 @@ use crate::{
     answer::Answer,
     estimate::estimate_tokens,
     model::{CallFailure, Endpoint, ModelClient},
+    refusals::Refusals,
 };
 
 /// The longest wait that holds a place.
@@ -44,6 +46,8 @@ pub(crate) enum Verdict {
     Later(Duration),
     /// The claim ran out before a call was made: the product may be somebody else's now.
     Lost,
+    /// The run is to pause, or has paused already; the task is to come again.
+    Halted(Option<Halt>),
 }
 
 /// A job, ready to be done.
@@ -53,6 +57,7 @@ pub(crate) struct Analyst {
     prompt: Prompt,
     schema: AnswerSchema,
     endpoint: Endpoint,
+    refusals: Refusals,
 }
 
 impl Analyst {
@@ -67,7 +72,8 @@ impl Analyst {
         if endpoint.is_openai() && config.api_key.is_none() {
             return Err(NoKey.into());
         }
-        Ok(Self { signature: Signature::new(job, config.name.clone()), prompt, schema, endpoint })
+        let signature = Signature::new(job, config.name.clone());
+        Ok(Self { signature, prompt, schema, endpoint, refusals: Refusals::default() })
     }
 
     pub(crate) const fn job(&self) -> &Job {
@@ -91,36 +97,52 @@ impl Analyst {
             }
         };
         let request = self.endpoint.request(&messages)?;
-        let tokens = estimate_tokens(&messages) + u64::from(self.job().llm.max_output_tokens);
+        let ceiling = u64::from(self.job().llm.max_output_tokens);
         let claim = (task.hash(), token);
-        let mut number = 0;
+        let mut call = Call {
+            number: 0,
+            tokens: estimate_tokens(&messages) + ceiling,
+            // No token is shorter than a byte.
+            most: Money::from_usd(self.job().cost_usd(request.len() as u64, ceiling).unwrap_or(0.0)),
+        };
         loop {
-            number += 1;
-            let mut turn = ledger.reserve_call(claim, number, &self.job().limits, tokens).await?;
+            call.number += 1;
+            let limits = &self.job().limits;
+            let mut turn = ledger.reserve_call(claim, &call, limits).await?;
             while let Turn::After(wait) = turn {
                 if !waited(wait, stopper).await {
                     return Ok(Verdict::Later(Duration::ZERO));
                 }
-                turn = ledger.begin_call(claim, number).await?;
+                turn = ledger.begin_call(claim, &call, limits).await?;
             }
-            if turn == Turn::Lost {
-                return Ok(Verdict::Lost);
+            match turn {
+                Turn::Now | Turn::After(_) => {}
+                Turn::Lost => return Ok(Verdict::Lost),
+                Turn::Halted => return Ok(Verdict::Halted(None)),
+                Turn::OverBudget => return Ok(Verdict::Halted(Some(self.over_budget(call.most)))),
             }
             crash::point_of(Point::WorkerCalled, &task.id);
             task.spent.calls += 1;
             let started = tokio::time::Instant::now();
-            let call = model.call(&self.endpoint, &request, &task.id, task.spent.calls, self.job().timeout());
-            let answer = call.await.and_then(|reply| self.check(task, &reply));
+            let reply =
+                model.call(&self.endpoint, &request, &task.id, task.spent.calls, self.job().timeout());
+            let answer = reply.await.and_then(|reply| self.check(task, &reply));
             crash::point_of(Point::WorkerAnswered, &task.id);
             let latency = started.elapsed();
             let failure = match answer {
                 Ok((analysis, model)) => {
+                    self.refusals.answered();
                     return Ok(Verdict::Outcome(self.signature.completed(task, analysis, model, latency)));
                 }
                 Err(failure) => failure,
             };
+            if let Some(halt) = self.refusals.refused(failure.class, &failure.message) {
+                return Ok(Verdict::Halted(Some(halt)));
+            }
             let asked = failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER));
-            let delay = if !failure.class.spends_attempt() {
+            let delay = if failure.class.stops_run() {
+                backoff(call.number)
+            } else if !failure.class.spends_attempt() {
                 let pause = asked.unwrap_or_else(|| backoff(task.spent.calls));
                 tracing::warn!(pause_ms = pause.as_millis(), "the provider asks for fewer requests");
                 ledger.pause(pause).await?;
@@ -143,6 +165,15 @@ impl Analyst {
         }
     }
 
+    fn over_budget(&self, most: Money) -> Halt {
+        let budget = self.job().limits.budget().unwrap_or_default();
+        let reason = format!(
+            "the budget of {budget} has no room for another call, which may cost {most}; raise it (--budget), then start \
+             it again"
+        );
+        Halt { cause: HaltCause::Budget, reason }
+    }
+
     /// The outcome of a product whose workers do not survive it.
     pub(crate) fn poisoned(&self, task: &Task, deaths: u32) -> Outcome {
         tracing::error!(id = ?task.id, deaths, "given up: each worker that took this product ended without an answer");
@@ -156,8 +187,13 @@ impl Analyst {
     /// The analysis and the model's name, if the answer is one.
     fn check(&self, task: &mut Task, reply: &[u8]) -> Result<(Box<RawValue>, String), CallFailure> {
         let answer = Answer::parse(reply)?;
-        task.spent.prompt_tokens = task.spent.prompt_tokens.saturating_add(answer.prompt_tokens);
-        task.spent.completion_tokens = task.spent.completion_tokens.saturating_add(answer.completion_tokens);
+        let (spent, tokens) = (&mut task.spent, (answer.prompt_tokens, answer.completion_tokens));
+        spent.prompt_tokens = spent.prompt_tokens.saturating_add(tokens.0);
+        spent.completion_tokens = spent.completion_tokens.saturating_add(tokens.1);
+        match self.job().cost_usd(tokens.0, tokens.1) {
+            Some(usd) => spent.cost_nano_usd = spent.cost_nano_usd.plus(Money::from_usd(usd)),
+            None => spent.has_unpriced = true,
+        }
         let model = answer.model.clone().unwrap_or_else(|| self.job().llm.model.clone());
         let analysis = answer.analysis(&self.schema)?;
         Ok((analysis, model))

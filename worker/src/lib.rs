@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
     job::Job,
-    ledger::{Ledger, LedgerError},
+    ledger::{Halt, Ledger, LedgerError},
     message::Task,
     shutdown::Stopper,
 };
@@ -27,6 +27,7 @@ mod estimate;
 mod lease;
 mod model;
 mod product;
+mod refusals;
 
 pub use base_url::{BadBaseUrl, check_base_url};
 pub use estimate::estimate_tokens;
@@ -47,6 +48,17 @@ pub struct WorkerConfig {
     pub recycle_client_every: u32,
     /// End when every product is done, rather than waiting for more.
     pub until_done: bool,
+    /// End when the run has paused by itself, rather than waiting until it goes on.
+    pub until_halted: bool,
+}
+
+/// How a worker ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to, or everything is done.
+    InOrder,
+    /// The run has paused by itself.
+    Halted(Halt),
 }
 
 /// OpenAI is to be asked, and there is no key.
@@ -71,8 +83,51 @@ pub async fn run(
     broker: Arc<dyn Broker>,
     ledger: Arc<dyn Ledger>,
     stopper: Stopper,
-) -> anyhow::Result<()> {
-    let Some(job) = job_of_run(ledger.as_ref(), &stopper).await? else { return Ok(()) };
+) -> anyhow::Result<Ended> {
+    loop {
+        if let Some(halt) = halt_of_run(ledger.as_ref(), &stopper).await? {
+            if config.until_halted {
+                return Ok(Ended::Halted(halt));
+            }
+            tracing::warn!(reason = %halt, "the run has paused; this worker waits until it goes on");
+            until_it_goes_on(ledger.as_ref(), &stopper).await?;
+        }
+        // With an end of its own: a pause of the run ends what this worker does, and not the worker.
+        let session = stopper.child();
+        let is_halted =
+            work_session(config.clone(), Arc::clone(&broker), Arc::clone(&ledger), session).await?;
+        if !is_halted || stopper.is_stopped() {
+            return Ok(Ended::InOrder);
+        }
+    }
+}
+
+async fn halt_of_run(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<Option<Halt>> {
+    tokio::select! {
+        halt = ledger.halted() => Ok(halt?),
+        () = stopper.stopped() => Ok(None),
+    }
+}
+
+async fn until_it_goes_on(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<()> {
+    while halt_of_run(ledger, stopper).await?.is_some() {
+        tokio::select! {
+            () = tokio::time::sleep(JOB_POLL) => {}
+            () = stopper.stopped() => return Ok(()),
+        }
+    }
+    tracing::info!("the run goes on");
+    Ok(())
+}
+
+/// Works until the stopper is stopped, by others or because the run has paused: whether that was it.
+async fn work_session(
+    config: WorkerConfig,
+    broker: Arc<dyn Broker>,
+    ledger: Arc<dyn Ledger>,
+    stopper: Stopper,
+) -> anyhow::Result<bool> {
+    let Some(job) = job_of_run(ledger.as_ref(), &stopper).await? else { return Ok(false) };
     let concurrency = config.concurrency.unwrap_or(job.limits.concurrency).clamp(1, MAX_CONCURRENCY);
     let until_done = config.until_done;
     let desk = Arc::new(Desk::new(config, job, concurrency, broker, ledger, stopper.clone())?);
@@ -82,7 +137,7 @@ pub async fn run(
     let prefetch = u16::try_from(concurrency + concurrency / 10 + 1).unwrap_or(u16::MAX);
     let mut tasks = tokio::select! {
         tasks = desk.broker().tasks(prefetch) => tasks?,
-        () = stopper.stopped() => return Ok(()),
+        () = stopper.stopped() => return Ok(false),
     };
     let upkeep = tokio::spawn({
         let desk = Arc::clone(&desk);
@@ -92,7 +147,8 @@ pub async fn run(
     upkeep.abort();
     desk.abandon().await;
     tracing::info!(worker = desk.name(), "ended");
-    unless_aborted(result)
+    unless_aborted(result)?;
+    Ok(desk.is_halted())
 }
 
 async fn job_of_run(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<Option<Job>> {

@@ -28,7 +28,7 @@ use shelfmill_pipeline::{
     crash::{self, Point},
     identity::IdHash,
     job::Job,
-    ledger::{Claim, Kept, Ledger},
+    ledger::{Claim, Halt, Kept, Ledger},
     message::{Outcome, Spent, Task},
     shutdown::Stopper,
 };
@@ -49,6 +49,9 @@ const ALONE_AFTER: u32 = 3;
 /// Claims that ran out before a product is given up.
 const POISONED_AFTER: u32 = 5;
 
+/// Numbers the claims of this process.
+static CLAIMS: AtomicU64 = AtomicU64::new(0);
+
 /// Everything the products of one worker share.
 pub(crate) struct Desk {
     config: WorkerConfig,
@@ -56,8 +59,8 @@ pub(crate) struct Desk {
     ledger: Arc<dyn Ledger>,
     stopper: Stopper,
     leases: Leases,
-    claims: AtomicU64,
     run_is_lost: AtomicBool,
+    is_halted: AtomicBool,
     model: ModelClient,
     analyst: RwLock<Arc<Analyst>>,
     company: Arc<tokio::sync::RwLock<()>>,
@@ -86,8 +89,8 @@ impl Desk {
             ledger,
             stopper,
             leases: Leases::default(),
-            claims: AtomicU64::new(0),
             run_is_lost: AtomicBool::new(false),
+            is_halted: AtomicBool::new(false),
             model,
             analyst: RwLock::new(Arc::new(analyst)),
             company: Arc::default(),
@@ -102,8 +105,13 @@ impl Desk {
         self.broker.as_ref()
     }
 
+    /// Whether the run is over, or has paused by itself.
     pub(crate) async fn run_is_done(&self) -> anyhow::Result<bool> {
-        Ok(self.ledger.progress().await?.scan.is_some_and(|scan| scan.is_complete()))
+        let progress = self.ledger.progress().await?;
+        if progress.halt.is_some() {
+            self.halt(None).await?;
+        }
+        Ok(progress.halt.is_some() || progress.scan.is_some_and(|scan| scan.is_complete()))
     }
 
     /// Renews the leases and notices a changed job, for as long as the worker works.
@@ -119,6 +127,10 @@ impl Desk {
                 tracing::debug!(%error, "could not renew claims");
             }
             self.follow_job().await;
+            // Those that wait for their turn or for an answer are not told otherwise.
+            if matches!(self.ledger.halted().await, Ok(Some(_))) {
+                let _ = self.halt(None).await;
+            }
         }
     }
 
@@ -156,7 +168,7 @@ impl Desk {
 
     pub(crate) async fn process(&self, mut delivery: Delivery<Task>) -> anyhow::Result<()> {
         let product = delivery.message.hash();
-        let token = format!("{}#{}", self.config.name, self.claims.fetch_add(1, Ordering::Relaxed));
+        let token = format!("{}#{}", self.config.name, CLAIMS.fetch_add(1, Ordering::Relaxed));
 
         // 1.
         let grant = match self.ledger.claim(product, &token, LEASE).await? {
@@ -187,6 +199,7 @@ impl Desk {
             self.analyst().analyse(&mut delivery.message, &token, &self.model, ledger, stopper).await?
         };
         drop(company);
+        let cost = delivery.message.spent.beyond(before).cost_nano_usd;
         match verdict {
             Verdict::Outcome(outcome) => {
                 // 3.
@@ -200,9 +213,15 @@ impl Desk {
                 }
             }
             Verdict::Later(delay) => {
-                self.ledger.release(product, &token, &delivery.message.spent).await?;
+                self.ledger.release(product, &token, &delivery.message.spent, cost).await?;
                 held.settled();
                 Ok(delivery.retry_later(delay).await?)
+            }
+            Verdict::Halted(halt) => {
+                self.ledger.release(product, &token, &delivery.message.spent, cost).await?;
+                held.settled();
+                self.halt(halt).await?;
+                Ok(delivery.retry_later(Duration::ZERO).await?)
             }
             Verdict::Lost => {
                 held.settled();
@@ -230,16 +249,16 @@ impl Desk {
         outcome: Outcome,
         (before, now): (Spent, Spent),
     ) -> anyhow::Result<Option<Outcome>> {
-        let (outcome, kept) = match self.ledger.put_answer(product, token, &outcome, false).await? {
+        let cost = now.beyond(before).cost_nano_usd;
+        let (outcome, kept) = match self.ledger.put_answer(product, token, &outcome, cost, false).await? {
             Kept::Late { calls, spent } => {
                 // All that was begun since, less this one's own: those are among the others' lost ones.
                 let others = spent.beyond(before);
                 let own = now.calls.saturating_sub(before.calls);
                 let repeated_calls = (others.calls + others.repeated_calls + calls).saturating_sub(own);
                 let others = Spent { calls: 0, repeated_calls, ..others };
-                let cost_usd = self.analyst().job().cost_usd(others.prompt_tokens, others.completion_tokens);
-                let outcome = outcome.with_more_spent(&others, cost_usd)?;
-                let kept = self.ledger.put_answer(product, token, &outcome, true).await?;
+                let outcome = outcome.with_more_spent(&others)?;
+                let kept = self.ledger.put_answer(product, token, &outcome, cost, true).await?;
                 (outcome, kept)
             }
             kept => (outcome, kept),
@@ -249,6 +268,21 @@ impl Desk {
             Kept::Earlier(earlier) => Some(earlier),
             Kept::Yes | Kept::Late { .. } => Some(outcome),
         })
+    }
+
+    /// Pauses the run, where it has not paused yet, and this worker with it.
+    async fn halt(&self, halt: Option<Halt>) -> anyhow::Result<()> {
+        if let Some(halt) = &halt {
+            self.ledger.halt(halt).await?;
+        }
+        self.is_halted.store(true, Ordering::Relaxed);
+        self.stopper.stop();
+        Ok(())
+    }
+
+    /// Whether this worker ends because the run has paused by itself.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.is_halted.load(Ordering::Relaxed)
     }
 
     /// Gives up what is still held when everything has ended: its calls were cut off.

@@ -33,6 +33,8 @@ impl Default for Limits {
             tokens_per_minute: None,
             delay_ms: 0,
             max_attempts: 5,
+            budget: None,
+            abort_failure_rate: 0.5,
         }
     }
 }

@@ -25,13 +25,16 @@ use crate::{
     identity::IdHash,
     job::{Job, Limits},
     message::{Outcome, Spent},
+    money::Money,
 };
 
 mod embedded;
+mod halt;
 mod pace;
 mod redis;
 
 pub use embedded::EmbeddedLedger;
+pub use halt::{Halt, HaltCause};
 pub use redis::{FailedProduct, RedisConfig, RedisLedger};
 
 /// Why the ledger could not do what it was asked. None of these mends itself.
@@ -126,6 +129,21 @@ pub enum Turn {
     After(Duration),
     /// Not at all: the claim ran out, and the product may be somebody else's.
     Lost,
+    /// Not at all: the run has paused by itself.
+    Halted,
+    /// Not at all: whatever calls under way turn out to cost, this one might exceed the budget.
+    OverBudget,
+}
+
+/// A call that is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Which one it is under its claim, from 1.
+    pub number: u32,
+    /// Tokens it will probably take, read and written.
+    pub tokens: u64,
+    /// What it can cost at most; held until the claim ends, and then replaced by what was spent.
+    pub most: Money,
 }
 
 /// What became of an answer.
@@ -273,6 +291,8 @@ pub struct Progress {
     pub failures: Vec<(FailureClass, u64)>,
     /// What the aggregator said last.
     pub vitals: Option<Vitals>,
+    /// Why nobody calls, where the run has paused by itself.
+    pub halt: Option<Halt>,
 }
 
 impl Progress {
@@ -312,7 +332,8 @@ pub type ClaimToken = str;
 pub trait Ledger: Send + Sync {
     /// The job of the run; `None` before a producer has begun it.
     async fn job(&self) -> Result<Option<Job>, LedgerError>;
-    /// Gives the run its job, unless it has one that asks another question and `accept_changed` is not set.
+    /// Gives the run its job, unless it has one that asks another question and `accept_changed` is not set. A run that
+    /// has paused by itself goes on.
     async fn begin(&self, job: &Job, accept_changed: bool) -> Result<Begun, LedgerError>;
 
     /// The right to read the input, and the number of the reading; `None` while another producer has it.
@@ -334,33 +355,54 @@ pub trait Ledger: Send + Sync {
     -> Result<Claim, LedgerError>;
     /// Keeps claims while their calls run; one that was lost meanwhile is left alone.
     async fn renew(&self, claims: &[(IdHash, String)], lease: Duration) -> Result<(), LedgerError>;
+    /// Pauses the run; the first reason counts.
+    async fn halt(&self, halt: &Halt) -> Result<(), LedgerError>;
+    /// Why the run has paused by itself, where it has.
+    async fn halted(&self) -> Result<Option<Halt>, LedgerError>;
+    /// What is on disk has cost so much: for a ledger that has forgotten what was spent.
+    async fn spent_at_least(&self, spent: Money) -> Result<(), LedgerError>;
+
     /// Gives a claim up, and remembers what was spent on the product: it may have other tasks than this one. What is
     /// known of earlier claims that ran out stays known.
-    async fn release(&self, product: IdHash, token: &ClaimToken, spent: &Spent) -> Result<(), LedgerError>;
+    /// `cost` is what its calls have cost.
+    async fn release(
+        &self,
+        product: IdHash,
+        token: &ClaimToken,
+        spent: &Spent,
+        cost: Money,
+    ) -> Result<(), LedgerError>;
     /// Gives up claims whose calls were cut off by an end in good order: the calls are lost, and are no evidence against
     /// the product. The last word of a role: tried once and for a moment, whether or not the process is ending.
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError>;
     /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost is kept only where it is
-    /// said to be `late`, so that its line can tell of what others did.
+    /// said to be `late`, so that its line can tell of what others did. `cost` is what the claim's calls have cost.
     async fn put_answer(
         &self,
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
+        cost: Money,
         late: bool,
     ) -> Result<Kept, LedgerError>;
     /// How many claims are held now.
     async fn claimed(&self) -> Result<u64, LedgerError>;
-    /// Takes a place in the fleet's pace for a call under this claim, its `number`th from 1.
+    /// How many answers are not on disk yet.
+    async fn answered(&self) -> Result<u64, LedgerError>;
+    /// Takes a place in the fleet's pace for a call under this claim, and holds what it can cost.
     async fn reserve_call(
         &self,
         claim: (IdHash, &ClaimToken),
-        number: u32,
+        call: &Call,
         limits: &Limits,
-        tokens: u64,
     ) -> Result<Turn, LedgerError>;
     /// The same after the wait for a place that was taken.
-    async fn begin_call(&self, claim: (IdHash, &ClaimToken), number: u32) -> Result<Turn, LedgerError>;
+    async fn begin_call(
+        &self,
+        claim: (IdHash, &ClaimToken),
+        call: &Call,
+        limits: &Limits,
+    ) -> Result<Turn, LedgerError>;
     /// Nobody calls for so long: the provider said so.
     async fn pause(&self, duration: Duration) -> Result<(), LedgerError>;
 

@@ -70,7 +70,8 @@ fn assert_golden<T: Serialize + for<'de> Deserialize<'de>>(message: &T, golden: 
 
 #[test]
 fn messages_look_as_they_did() {
-    let spent = Spent { calls: 2, prompt_tokens: 620, completion_tokens: 240, repeated_calls: 1 };
+    let spent =
+        Spent { calls: 2, prompt_tokens: 620, completion_tokens: 240, repeated_calls: 1, ..Spent::default() };
     let task = Task { attempts: 1, spent, ..Task::new("SM-1".to_owned(), 1, product()) };
     assert_golden(&task, include_str!("../../golden/task.v1.json"));
     assert_golden(&completed(), include_str!("../../golden/completed.v1.json"));

@@ -14,6 +14,7 @@ use shelfmill_pipeline::{
         RedisLedger, State,
     },
     message::{Outcome, Rejects, Spent},
+    money::Money,
     shutdown::Stopper,
 };
 
@@ -154,16 +155,19 @@ impl<'s> Sides<'s> {
                 model.renew(*product, *who);
             }
             Call::Release { product, token: who } => {
-                real.release(hash(*product), &token(*product, *who), &Spent::default()).await.unwrap();
+                real.release(hash(*product), &token(*product, *who), &Spent::default(), Money::ZERO)
+                    .await
+                    .unwrap();
                 model.release(*product, *who);
             }
             Call::PutAnswer { product, token: who, number } => {
                 let answer = outcome((*number).into());
                 let token = token(*product, *who);
-                let kept = real.put_answer(hash(*product), &token, &answer, false).await.unwrap();
+                let kept =
+                    real.put_answer(hash(*product), &token, &answer, Money::ZERO, false).await.unwrap();
                 if matches!(kept, Kept::Late { .. }) {
                     // Another has claimed the product since: the worker tells of its calls, and puts the answer again.
-                    real.put_answer(hash(*product), &token, &answer, true).await.unwrap();
+                    real.put_answer(hash(*product), &token, &answer, Money::ZERO, true).await.unwrap();
                 }
                 let line = Line { product: *product, class: None, calls: *number, repeated: 0 };
                 model.put_answer(*product, *who, line, true, Rules::REAL);

@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Admission, Begun, Claim, ClaimToken, Done, Grant, JournalMark, Kept, Ledger, LedgerError, Progress,
-    ScanCounts, State, Turn, Vitals,
+    Admission, Begun, Call, Claim, ClaimToken, Done, Grant, Halt, JournalMark, Kept, Ledger, LedgerError,
+    Progress, ScanCounts, State, Turn, Vitals,
     pace::{Charge, FREE, Pace, charges},
 };
 use crate::{
@@ -23,12 +23,16 @@ use crate::{
     identity::IdHash,
     job::{Job, Limits},
     message::{Outcome, Spent},
+    money::Money,
 };
 use inflight::Inflight;
 use table::{Entry, Table};
 
 mod inflight;
 mod table;
+
+/// How soon to ask again for money that others hold.
+const BUDGET_POLL: Duration = Duration::from_millis(250);
 
 /// The memory of a run that lives in one process.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ pub struct EmbeddedLedger {
 struct Inner {
     job: Option<Job>,
     table: Table,
-    claims: HashMap<IdHash, String>,
+    claims: HashMap<IdHash, Held>,
     answers: HashMap<IdHash, Outcome>,
     spent: HashMap<IdHash, Spent>,
     inflight: Option<(Inflight, String)>,
@@ -55,6 +59,19 @@ struct Inner {
     expected: Option<u64>,
     journal: Option<JournalMark>,
     vitals: Option<Vitals>,
+    halt: Option<Halt>,
+    money_spent: Money,
+    money_held: Money,
+}
+
+/// A claim.
+#[derive(Debug)]
+struct Held {
+    token: String,
+    begun: u32,
+    hold: Money,
+    /// Calls of earlier processes that were cut off, and whose cost is not counted yet.
+    lost_calls: u32,
 }
 
 impl Default for EmbeddedLedger {
@@ -96,19 +113,41 @@ impl EmbeddedLedger {
     fn turn(
         &self,
         (product, token): (IdHash, &ClaimToken),
-        number: u32,
+        call: &Call,
+        limits: &Limits,
         charges: [Charge; 3],
     ) -> Result<Turn, LedgerError> {
         let now_ms = self.now_ms();
         let mut inner = self.lock();
-        if inner.claims.get(&product).is_none_or(|holder| holder != token) {
+        let inner = &mut *inner;
+        let Some(held) = inner.claims.get_mut(&product).filter(|held| held.token == token) else {
             return Ok(Turn::Lost);
+        };
+        if inner.halt.is_some() {
+            return Ok(Turn::Halted);
         }
         let wait = inner.pace.reserve(now_ms, charges);
         if !wait.is_zero() {
             return Ok(Turn::After(wait));
         }
-        inner.note_call(&product, number);
+        if held.begun < call.number {
+            // Nobody knows what the calls that were cut off have cost.
+            for _ in 0..std::mem::take(&mut held.lost_calls) {
+                inner.money_spent = inner.money_spent.plus(call.most);
+            }
+            if let Some(budget) = limits.budget() {
+                if inner.money_spent.plus(call.most) > budget {
+                    return Ok(Turn::OverBudget);
+                }
+                if inner.money_spent.plus(inner.money_held).plus(call.most) > budget {
+                    return Ok(Turn::After(BUDGET_POLL));
+                }
+            }
+            held.begun = call.number;
+            held.hold = held.hold.plus(call.most);
+            inner.money_held = inner.money_held.plus(call.most);
+        }
+        inner.note_call(&product, call.number);
         Ok(Turn::Now)
     }
 
@@ -118,6 +157,17 @@ impl EmbeddedLedger {
 }
 
 impl Inner {
+    /// Ends a claim; `cost` is what its calls have cost, where that is known.
+    fn end_claim(&mut self, product: &IdHash, cost: Option<Money>) {
+        let Some(held) = self.claims.remove(product) else { return };
+        self.money_held = self.money_held.less(held.hold);
+        self.money_spent = self.money_spent.plus(cost.unwrap_or(held.hold));
+    }
+
+    fn is_held_by(&self, product: &IdHash, token: &ClaimToken) -> bool {
+        self.claims.get(product).is_some_and(|held| held.token == token)
+    }
+
     fn note_claim(&mut self, product: IdHash) -> Grant {
         let Some((inflight, _)) = &mut self.inflight else { return Grant::default() };
         let (grant, noted) = inflight.claim(product);
@@ -202,6 +252,7 @@ impl Ledger for EmbeddedLedger {
             return Ok(Begun::Changed { differences });
         }
         inner.job = Some(job.clone());
+        inner.halt = None;
         Ok(Begun::Accepted)
     }
 
@@ -292,10 +343,13 @@ impl Ledger for EmbeddedLedger {
             return Ok(Claim::Answered(answer.clone()));
         }
         match inner.claims.get(&product) {
-            Some(holder) if holder != token => Ok(Claim::Busy),
-            _ => {
-                inner.claims.insert(product, token.to_owned());
-                Ok(Claim::Granted(inner.note_claim(product)))
+            Some(held) if held.token != token => Ok(Claim::Busy),
+            Some(_) => Ok(Claim::Granted(inner.note_claim(product))),
+            None => {
+                let grant = inner.note_claim(product);
+                let (token, lost_calls) = (token.to_owned(), grant.lost_calls);
+                inner.claims.insert(product, Held { token, begun: 0, hold: Money::ZERO, lost_calls });
+                Ok(Claim::Granted(grant))
             }
         }
     }
@@ -305,19 +359,44 @@ impl Ledger for EmbeddedLedger {
     }
 
     /// Each product has one task here, which knows what was spent.
-    async fn release(&self, product: IdHash, token: &ClaimToken, _: &Spent) -> Result<(), LedgerError> {
+    async fn release(
+        &self,
+        product: IdHash,
+        token: &ClaimToken,
+        _: &Spent,
+        cost: Money,
+    ) -> Result<(), LedgerError> {
         let mut inner = self.lock();
-        if inner.claims.get(&product).is_some_and(|holder| holder == token) {
-            inner.claims.remove(&product);
+        if inner.is_held_by(&product, token) {
+            inner.end_claim(&product, Some(cost));
             inner.note_rest(&product);
         }
         Ok(())
     }
 
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
         for (product, token) in claims {
-            self.release(*product, token, &Spent::default()).await?;
+            if inner.is_held_by(product, token) {
+                inner.end_claim(product, None);
+                inner.note_rest(product);
+            }
         }
+        Ok(())
+    }
+
+    async fn halt(&self, halt: &Halt) -> Result<(), LedgerError> {
+        self.lock().halt.get_or_insert_with(|| halt.clone());
+        Ok(())
+    }
+
+    async fn halted(&self) -> Result<Option<Halt>, LedgerError> {
+        Ok(self.lock().halt.clone())
+    }
+
+    async fn spent_at_least(&self, spent: Money) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
+        inner.money_spent = inner.money_spent.max(spent);
         Ok(())
     }
 
@@ -327,11 +406,12 @@ impl Ledger for EmbeddedLedger {
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
+        cost: Money,
         _late: bool,
     ) -> Result<Kept, LedgerError> {
         let mut inner = self.lock();
-        if inner.claims.get(&product).is_some_and(|holder| holder == token) {
-            inner.claims.remove(&product);
+        if inner.is_held_by(&product, token) {
+            inner.end_claim(&product, Some(cost));
         }
         match inner.state(&product) {
             State::Completed => return Ok(Kept::Done),
@@ -350,18 +430,26 @@ impl Ledger for EmbeddedLedger {
         Ok(self.lock().claims.len() as u64)
     }
 
+    async fn answered(&self) -> Result<u64, LedgerError> {
+        Ok(self.lock().answers.len() as u64)
+    }
+
     async fn reserve_call(
         &self,
         claim: (IdHash, &ClaimToken),
-        number: u32,
+        call: &Call,
         limits: &Limits,
-        tokens: u64,
     ) -> Result<Turn, LedgerError> {
-        self.turn(claim, number, charges(limits, tokens))
+        self.turn(claim, call, limits, charges(limits, call.tokens))
     }
 
-    async fn begin_call(&self, claim: (IdHash, &ClaimToken), number: u32) -> Result<Turn, LedgerError> {
-        self.turn(claim, number, FREE)
+    async fn begin_call(
+        &self,
+        claim: (IdHash, &ClaimToken),
+        call: &Call,
+        limits: &Limits,
+    ) -> Result<Turn, LedgerError> {
+        self.turn(claim, call, limits, FREE)
     }
 
     async fn pause(&self, duration: Duration) -> Result<(), LedgerError> {
@@ -389,7 +477,7 @@ impl Ledger for EmbeddedLedger {
         for done in done {
             inner.record(done);
             inner.answers.remove(done.hash());
-            inner.claims.remove(done.hash());
+            inner.end_claim(done.hash(), None);
             inner.note_leave(done.hash());
         }
         inner.journal = Some(after.clone());
@@ -430,6 +518,7 @@ impl Ledger for EmbeddedLedger {
             failed: failures.iter().map(|(_, count)| count).sum(),
             failures,
             vitals: inner.vitals,
+            halt: inner.halt.clone(),
         })
     }
 }

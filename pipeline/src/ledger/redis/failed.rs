@@ -9,6 +9,7 @@ use crate::{
     identity::IdHash,
     ledger::LedgerError,
     message::{Spent, Task},
+    money::Money,
     record::FailureLine,
 };
 
@@ -30,6 +31,8 @@ impl FailedProduct {
             prompt_tokens: line.meta.prompt_tokens,
             completion_tokens: line.meta.completion_tokens,
             repeated_calls: line.meta.repeated_calls,
+            cost_nano_usd: Money::from_usd(line.meta.cost_usd.unwrap_or(0.0)),
+            has_unpriced: line.meta.cost_usd.is_none(),
         };
         let task = Task { spent, ..Task::new(line.id, line.seq, line.product) };
         Self { class: line.failure.class, task }
@@ -60,6 +63,7 @@ impl RedisLedger {
     pub async fn reopen(&self, products: &[IdHash]) -> Result<u64, LedgerError> {
         let mut call = self.scripts.reopen.prepare_invoke();
         call.key(&self.keys.run).key(&self.keys.claims).key(&self.keys.answers).key(&self.keys.failures);
+        call.key(&self.keys.pace);
         for product in products {
             call.key(self.keys.bucket(product)).arg(product.as_bytes());
         }

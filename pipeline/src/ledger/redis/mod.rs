@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use redis::{AsyncCommands, Script, ScriptInvocation};
 
 use super::{
-    Admission, Begun, Claim, ClaimToken, Done, Grant, JournalMark, Kept, Ledger, LedgerError, Progress,
-    ScanCounts, State, Turn, Vitals,
+    Admission, Begun, Call, Claim, ClaimToken, Done, Grant, Halt, JournalMark, Kept, Ledger, LedgerError,
+    Progress, ScanCounts, State, Turn, Vitals,
     pace::{Charge, charges},
 };
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     identity::IdHash,
     job::{Job, JobFingerprint, Limits},
     message::{Outcome, Spent},
+    money::Money,
     shutdown::Stopper,
 };
 use client::Connection;
@@ -85,8 +86,26 @@ macro_rules! scripts {
     };
 }
 scripts!(
-    abandon, admit, begin, begin_scan, claim, claimed, forget, hold_pen, keep_scan, pause, put_answer,
-    record, release, renew, reopen, report, reserve, seal, states
+    abandon,
+    admit,
+    begin,
+    begin_scan,
+    claim,
+    claimed,
+    forget,
+    hold_pen,
+    keep_scan,
+    pause,
+    put_answer,
+    record,
+    release,
+    renew,
+    reopen,
+    report,
+    reserve,
+    seal,
+    spent_at_least,
+    states
 );
 
 impl RedisLedger {
@@ -119,18 +138,26 @@ impl RedisLedger {
     async fn turn(
         &self,
         (product, token): (IdHash, &ClaimToken),
-        number: u32,
+        call: &Call,
+        limits: &Limits,
         charges: &[Charge],
     ) -> Result<Turn, LedgerError> {
-        let mut call = self.scripts.reserve.prepare_invoke();
-        call.key(&self.keys.pace).key(&self.keys.claims).arg(product.as_bytes()).arg(token).arg(number);
+        let mut script = self.scripts.reserve.prepare_invoke();
+        script.key(&self.keys.pace).key(&self.keys.claims).key(&self.keys.run);
+        script.arg(product.as_bytes()).arg(token).arg(call.number).arg(call.most.nanos());
+        script.arg(limits.budget().map_or(String::new(), |budget| budget.nanos().to_string()));
         for charge in charges {
-            call.arg(charge.cost_ms).arg(charge.burst_ms);
+            script.arg(charge.cost_ms).arg(charge.burst_ms);
         }
-        Ok(match self.invoke::<i64>(&call).await? {
-            0 => Turn::Now,
-            wait_ms => u64::try_from(wait_ms).map_or(Turn::Lost, |ms| Turn::After(Duration::from_millis(ms))),
-        })
+        match self.invoke::<i64>(&script).await? {
+            0 => Ok(Turn::Now),
+            -1 => Ok(Turn::Lost),
+            -2 => Ok(Turn::Halted),
+            -3 => Ok(Turn::OverBudget),
+            wait_ms => u64::try_from(wait_ms)
+                .map(|ms| Turn::After(Duration::from_millis(ms)))
+                .map_err(|_| LedgerError::Unreadable { what: "pace" }),
+        }
     }
 
     /// Why the ledger's scan is not the caller's.
@@ -262,6 +289,7 @@ impl Ledger for RedisLedger {
                     .key(&self.keys.claims)
                     .key(&self.keys.answers)
                     .key(&self.keys.spent)
+                    .key(&self.keys.pace)
                     .arg(product.as_bytes())
                     .arg(token)
                     .arg(ms(lease)),
@@ -289,16 +317,22 @@ impl Ledger for RedisLedger {
         self.invoke(&call).await
     }
 
-    async fn release(&self, product: IdHash, token: &ClaimToken, spent: &Spent) -> Result<(), LedgerError> {
+    async fn release(
+        &self,
+        product: IdHash,
+        token: &ClaimToken,
+        spent: &Spent,
+        cost: Money,
+    ) -> Result<(), LedgerError> {
         let spent = if *spent == Spent::default() { String::new() } else { json(spent) };
         let mut call = self.scripts.release.prepare_invoke();
-        call.key(&self.keys.claims).key(&self.keys.spent);
-        self.invoke(call.arg(product.as_bytes()).arg(token).arg(spent)).await
+        call.key(&self.keys.claims).key(&self.keys.spent).key(&self.keys.pace);
+        self.invoke(call.arg(product.as_bytes()).arg(token).arg(spent).arg(cost.nanos())).await
     }
 
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError> {
         let script = &mut self.scripts.abandon.prepare_invoke();
-        script.key(&self.keys.claims);
+        script.key(&self.keys.claims).key(&self.keys.pace);
         for (product, token) in claims {
             script.arg(product.as_bytes()).arg(token);
         }
@@ -311,6 +345,7 @@ impl Ledger for RedisLedger {
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
+        cost: Money,
         late: bool,
     ) -> Result<Kept, LedgerError> {
         let reply: Vec<Vec<u8>> = self
@@ -321,10 +356,12 @@ impl Ledger for RedisLedger {
                     .key(&self.keys.claims)
                     .key(&self.keys.answers)
                     .key(&self.keys.spent)
+                    .key(&self.keys.pace)
                     .arg(product.as_bytes())
                     .arg(token)
                     .arg(outcome.encode())
-                    .arg(if late { "1" } else { "" }),
+                    .arg(if late { "1" } else { "" })
+                    .arg(cost.nanos()),
             )
             .await?;
         match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
@@ -340,18 +377,41 @@ impl Ledger for RedisLedger {
         self.invoke(&self.scripts.claimed.key(&self.keys.claims)).await
     }
 
+    async fn answered(&self) -> Result<u64, LedgerError> {
+        let key = &self.keys.answers;
+        self.connection.run(|mut manager| async move { manager.hlen(key).await }).await
+    }
+
     async fn reserve_call(
         &self,
         claim: (IdHash, &ClaimToken),
-        number: u32,
+        call: &Call,
         limits: &Limits,
-        tokens: u64,
     ) -> Result<Turn, LedgerError> {
-        self.turn(claim, number, &charges(limits, tokens)).await
+        self.turn(claim, call, limits, &charges(limits, call.tokens)).await
     }
 
-    async fn begin_call(&self, claim: (IdHash, &ClaimToken), number: u32) -> Result<Turn, LedgerError> {
-        self.turn(claim, number, &[]).await
+    async fn begin_call(
+        &self,
+        claim: (IdHash, &ClaimToken),
+        call: &Call,
+        limits: &Limits,
+    ) -> Result<Turn, LedgerError> {
+        self.turn(claim, call, limits, &[]).await
+    }
+
+    async fn halt(&self, halt: &Halt) -> Result<(), LedgerError> {
+        let (key, text) = (&self.keys.run, json(halt));
+        let text = &text;
+        self.connection.run(|mut manager| async move { manager.hset_nx(key, "halt", text).await }).await
+    }
+
+    async fn halted(&self) -> Result<Option<Halt>, LedgerError> {
+        self.fact("halt").await?.map(|text| parse("halt", &text)).transpose()
+    }
+
+    async fn spent_at_least(&self, spent: Money) -> Result<(), LedgerError> {
+        self.invoke(self.scripts.spent_at_least.key(&self.keys.pace).arg(spent.nanos())).await
     }
 
     async fn pause(&self, duration: Duration) -> Result<(), LedgerError> {
@@ -384,8 +444,8 @@ impl Ledger for RedisLedger {
         after: &JournalMark,
     ) -> Result<bool, LedgerError> {
         let mut call = self.scripts.record.prepare_invoke();
-        let Keys { run, claims, answers, failures, spent, .. } = &self.keys;
-        call.key(run).key(claims).key(answers).key(failures).key(spent);
+        let Keys { run, claims, answers, failures, spent, pace } = &self.keys;
+        call.key(run).key(claims).key(answers).key(failures).key(spent).key(pace);
         call.arg(before.map(json).unwrap_or_default()).arg(json(after));
         for done in done {
             call.key(self.keys.bucket(done.hash())).arg(done.hash().as_bytes());
@@ -441,6 +501,7 @@ impl Ledger for RedisLedger {
             failed: count("failed").unwrap_or(0),
             failures,
             vitals: facts.get("vitals").map(|text| parse("vitals", text)).transpose()?,
+            halt: facts.get("halt").map(|text| parse("halt", text)).transpose()?,
         })
     }
 }

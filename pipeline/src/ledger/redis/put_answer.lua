@@ -1,12 +1,13 @@
--- Keeps the first answer to a product. KEYS: bucket, claims, answers, spent. ARGV: product, token, outcome, late ('1' or '').
+-- Keeps the first answer to a product. KEYS: bucket, claims, answers, spent, pace. ARGV: product, token, outcome, late ('1' or
+-- ''), what this claim's calls have cost.
 -- Returns {'kept'}; {'earlier', outcome} where another is kept; {'done'} where the product has its result already; or,
 -- where the claim is no longer held and `late` is not said, {'late', calls begun by those whose claims ran out and by who
 -- has the product now, what was spent when it was last given back}, and keeps nothing.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
 local state = known and known:sub(1, 1) or 'o'
 local held = redis.call('HGET', KEYS[2], ARGV[1])
-local calls, begun, token
-if held then calls, begun, token = held:match('^%d+ %d+ (%d+) (%d+) (.*)$') end
+local calls, begun, hold, token
+if held then calls, begun, hold, token = held:match('^%d+ %d+ (%d+) (%d+) (%d+) (.*)$') end
 local reply = {'kept'}
 -- First what a full Redis refuses, so that it refuses the whole.
 if state == 'o' then
@@ -24,5 +25,11 @@ elseif state == 'c' then
     reply = {'done'}
 end
 -- A late one ends the other's claim, too: no call is begun for a product that is answered.
-if token == ARGV[2] or (token and ARGV[4] == '1') then redis.call('HDEL', KEYS[2], ARGV[1]) end
+if token == ARGV[2] or (token and ARGV[4] == '1') then
+    redis.call('HDEL', KEYS[2], ARGV[1])
+    if hold ~= '0' then redis.call('HINCRBY', KEYS[5], 'held', -hold) end
+    -- Of the other's call nobody will tell the cost.
+    local cost = token == ARGV[2] and ARGV[5] or hold
+    if cost ~= '0' then redis.call('HINCRBY', KEYS[5], 'spent', cost) end
+end
 return reply

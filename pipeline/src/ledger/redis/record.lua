@@ -1,16 +1,16 @@
 #!lua flags=allow-oom
--- The lines of these products are on disk. KEYS: run, claims, answers, failures, spent, the bucket of each.
+-- The lines of these products are on disk. KEYS: run, claims, answers, failures, spent, pace, the bucket of each.
 -- ARGV: journal mark before and after, then product, state (c or f), class and line of each (class and line empty for c).
 -- Returns 1, or 0 (and records nothing) where the mark is another: the ledger was emptied or set back, or somebody
 -- else writes. A failure is stored as "<class> <line>".
-local run, claims, answers, failures, spent = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local run, claims, answers, failures, spent, pace = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local mark = redis.call('HGET', run, 'journal') or ''
 if mark ~= ARGV[1] and mark ~= ARGV[2] then return 0 end
 local scan = redis.call('HGET', run, 'scan')
 local completed, failed, scan_completed, scan_failed = 0, 0, 0, 0
 for i = 3, #ARGV, 4 do
     local product, state = ARGV[i], ARGV[i + 1]
-    local bucket = KEYS[6 + (i - 3) / 4]
+    local bucket = KEYS[7 + (i - 3) / 4]
     local known = redis.call('HGET', bucket, product) or 'o0'
     local before, of = known:sub(1, 1), known:sub(2)
     if before ~= 'c' and before ~= state then
@@ -30,7 +30,16 @@ for i = 3, #ARGV, 4 do
             redis.call('HSET', failures, product, ARGV[i + 2] .. ' ' .. ARGV[i + 3])
         end
     end
-    redis.call('HDEL', claims, product)
+    local claim = redis.call('HGET', claims, product)
+    if claim then
+        -- Somebody is at it again: what that costs will be told by nobody.
+        redis.call('HDEL', claims, product)
+        local hold = claim:match('^%d+ %d+ %d+ %d+ (%d+)')
+        if hold ~= '0' then
+            redis.call('HINCRBY', pace, 'held', -hold)
+            redis.call('HINCRBY', pace, 'spent', hold)
+        end
+    end
     redis.call('HDEL', answers, product)
     redis.call('HDEL', spent, product)
 end
