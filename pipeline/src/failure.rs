@@ -17,8 +17,6 @@ pub enum FailureClass {
     QuotaExhausted,
     /// The key is wrong or may not use this model (401, 403).
     Unauthorized,
-    /// x
-    ModelNotFound,
     /// The provider will not take the request, now or ever (400, 404, 422).
     ModelRefused,
     /// The provider failed (5xx).
@@ -45,11 +43,10 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class, in the order of the enum.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 14] = [
         Self::RateLimited,
         Self::QuotaExhausted,
         Self::Unauthorized,
-        Self::ModelNotFound,
         Self::ModelRefused,
         Self::ServerError,
         Self::Timeout,
@@ -76,7 +73,6 @@ impl FailureClass {
             | Self::SchemaViolation => true,
             Self::QuotaExhausted
             | Self::Unauthorized
-            | Self::ModelNotFound
             | Self::ModelRefused
             | Self::ContentFiltered
             | Self::ContextTooLong
@@ -91,11 +87,6 @@ impl FailureClass {
         !matches!(self, Self::RateLimited)
     }
 
-    /// x
-    #[must_use]
-    pub const fn stops_run(self) -> bool {
-        matches!(self, Self::Unauthorized | Self::QuotaExhausted | Self::ModelNotFound)
-    }
     /// The name in files and options.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -103,7 +94,6 @@ impl FailureClass {
             Self::RateLimited => "rate_limited",
             Self::QuotaExhausted => "quota_exhausted",
             Self::Unauthorized => "unauthorized",
-            Self::ModelNotFound => "model_not_found",
             Self::ModelRefused => "model_refused",
             Self::ServerError => "server_error",
             Self::Timeout => "timeout",

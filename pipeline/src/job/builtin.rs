@@ -33,8 +33,6 @@ impl Default for Limits {
             tokens_per_minute: None,
             delay_ms: 0,
             max_attempts: 5,
-            budget: None,
-            abort_failure_rate: 0.5,
         }
     }
 }

@@ -289,8 +289,6 @@ impl<'t> Reader<'t> {
             tokens_per_minute: self.whole(section, "tokens_per_minute", 1),
             delay_ms: self.duration_ms(section, "delay", 0).unwrap_or(default.delay_ms),
             max_attempts: self.whole(section, "max_attempts", 1).unwrap_or(default.max_attempts),
-            budget: None,
-            abort_failure_rate: 0.5,
         }
     }
 

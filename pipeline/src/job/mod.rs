@@ -83,14 +83,6 @@ pub struct Limits {
     pub delay_ms: u64,
     /// Attempts before a product fails.
     pub max_attempts: u32,
-    pub budget: Option<f64>,
-    pub abort_failure_rate: f64,
-}
-impl Limits {
-    #[must_use]
-    pub fn budget(&self) -> Option<crate::money::Money> {
-        self.budget.map(crate::money::Money::from_usd)
-    }
 }
 
 /// Which parts of a job decide what an answer means; equal fingerprints, equal questions.
