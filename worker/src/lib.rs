@@ -22,15 +22,14 @@ use tokio::{
 
 mod analysis;
 mod answer;
-mod base_url;
 mod estimate;
 mod lease;
 mod model;
 mod product;
 
-pub use base_url::{BadBaseUrl, check_base_url};
 pub use estimate::estimate_tokens;
 use product::Desk;
+pub use shelfmill_pipeline::job::{BadBaseUrl, check_base_url};
 
 /// What a worker is told, beside the job.
 #[derive(Clone, Debug)]
