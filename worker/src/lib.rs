@@ -27,7 +27,7 @@ mod lease;
 mod model;
 mod product;
 
-pub use estimate::estimate_tokens;
+pub use estimate::{Corrector, Estimate, Estimator, estimate_tokens};
 use product::Desk;
 pub use shelfmill_pipeline::job::{BadBaseUrl, check_base_url};
 

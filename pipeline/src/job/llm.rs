@@ -2,9 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use url::Url;
 
-use super::Prices;
+use super::{Prices, known::host_of, prices::known_prices, window::known_window};
 
 /// Which model, where, and how it is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,17 +161,25 @@ impl Llm {
         let model = spec.model.as_ref().unwrap_or(&self.model);
         // What is said of one model does not hold for another.
         let is_same = *model == self.model;
+        let own_prices = spec.prices.or(self.prices.filter(|_| is_same));
+        let known_prices = || known_prices(base_url.as_deref(), model).filter(|_| self.has_standard_tier());
+        let own_window = spec.context_window.or(self.context_window.filter(|_| is_same));
         ModelEndpoint {
             name: spec.name.clone(),
             model: model.clone(),
             api_keys: spec.api_keys.as_ref().unwrap_or(&self.api_keys).clone(),
             weight: spec.weight,
-            prices: spec.prices.or(self.prices.filter(|_| is_same)),
+            prices: own_prices.or_else(known_prices),
             requests_per_minute: spec.requests_per_minute,
             tokens_per_minute: spec.tokens_per_minute,
-            context_window: spec.context_window.or(self.context_window.filter(|_| is_same)),
+            context_window: own_window.or_else(|| known_window(base_url.as_deref(), model)),
             base_url,
         }
+    }
+
+    /// Other tiers (OpenAI's `flex` and `priority`) have other prices.
+    fn has_standard_tier(&self) -> bool {
+        self.extra.get("service_tier").is_none_or(|tier| tier == "default")
     }
 
     /// The ceiling of an answer that was cut off and is asked for again.
@@ -217,11 +224,6 @@ impl EndpointSpec {
         let host = host_of(base_url).unwrap_or_default();
         format!("{}-{place}", host.trim_matches(['[', ']', ':']).replace(':', "-"))
     }
-}
-
-/// The host of a URL, in small letters.
-fn host_of(base_url: &str) -> Option<String> {
-    Url::parse(base_url).ok()?.host_str().map(str::to_ascii_lowercase)
 }
 
 #[cfg(test)]

@@ -14,17 +14,19 @@ use crate::identity::fingerprint;
 mod base_url;
 mod builtin;
 mod file;
+mod known;
 mod limits;
 mod llm;
 mod prices;
 mod prompt;
 mod schema;
+mod window;
 
 pub use base_url::{BadBaseUrl, check_base_url};
 pub use file::{JobProblem, JobProblems};
 pub use limits::{Limits, NoPercentile, Percentile};
 pub use llm::{EndpointSpec, Images, Llm, ModelEndpoint, OnOverflow, Structured};
-pub use prices::Prices;
+pub use prices::{PRICES_AS_OF, Prices};
 pub use prompt::{Message, Prompt, PromptError};
 pub use schema::{AnswerSchema, Violation};
 
