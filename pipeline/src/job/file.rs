@@ -191,6 +191,8 @@ impl<'t> Reader<'t> {
 }
 
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod tests;

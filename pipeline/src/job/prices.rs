@@ -70,6 +70,11 @@ pub(super) fn known_prices(base_url: Option<&str>, model: &str) -> Option<Prices
 }
 
 #[cfg(test)]
+pub(super) fn known_models() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|(_, model, _)| *model)
+}
+
+#[cfg(test)]
 mod tests {
     use crate::job::Job;
 
