@@ -61,7 +61,11 @@ pub(crate) struct Analyst {
 }
 
 impl Analyst {
-    pub(crate) fn new(config: &WorkerConfig, job: Job) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &WorkerConfig, mut job: Job) -> anyhow::Result<Self> {
+        if config.base_url.is_some() {
+            // Prices that are publicly known hold where the calls go, not where the job would have sent them.
+            job.llm.base_url.clone_from(&config.base_url);
+        }
         let prompt = Prompt::compile(&job.prompt)
             .map_err(|errors| {
                 anyhow::Error::msg(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))

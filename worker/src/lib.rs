@@ -22,16 +22,15 @@ use tokio::{
 
 mod analysis;
 mod answer;
-mod base_url;
 mod estimate;
 mod lease;
 mod model;
 mod product;
 mod refusals;
 
-pub use base_url::{BadBaseUrl, check_base_url};
-pub use estimate::estimate_tokens;
+pub use estimate::{Corrector, Estimate, Estimator, estimate_tokens};
 use product::Desk;
+pub use shelfmill_pipeline::job::{BadBaseUrl, check_base_url};
 
 /// What a worker is told, beside the job.
 #[derive(Clone, Debug)]

@@ -2,12 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Limits, Llm, Output, PromptTemplates};
+use super::{Images, Limits, Llm, OnOverflow, Output, PromptTemplates, Structured};
 
 impl Llm {
     pub(super) const DEFAULT_MODEL: &str = "gpt-4.1-mini";
     pub(super) const DEFAULT_MAX_OUTPUT_TOKENS: u32 = 1000;
     pub(super) const DEFAULT_TIMEOUT_MS: u64 = 60_000;
+    pub(super) const DEFAULT_API_KEY: &str = "OPENAI_API_KEY";
 }
 
 impl Default for Llm {
@@ -18,9 +19,28 @@ impl Default for Llm {
             temperature: None,
             max_output_tokens: Self::DEFAULT_MAX_OUTPUT_TOKENS,
             timeout_ms: Self::DEFAULT_TIMEOUT_MS,
-            prompt_price_per_million: None,
-            completion_price_per_million: None,
+            prices: None,
             extra: Map::new(),
+            structured: Structured::Auto,
+            reask: 1,
+            max_output_tokens_limit: None,
+            context_window: None,
+            on_overflow: OnOverflow::Fail,
+            api_keys: vec![Self::DEFAULT_API_KEY.to_owned()],
+            endpoints: Vec::new(),
+            images: None,
+        }
+    }
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            fields: Vec::new(),
+            max_bytes: 5 * 1024 * 1024,
+            max_images: 4,
+            allow_private: false,
+            folder: None,
         }
     }
 }
@@ -33,6 +53,10 @@ impl Default for Limits {
             tokens_per_minute: None,
             delay_ms: 0,
             max_attempts: 5,
+            budget: None,
+            abort_failure_rate: 0.5,
+            hedge_after: None,
+            dedupe_prompts: false,
         }
     }
 }

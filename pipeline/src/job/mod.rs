@@ -7,16 +7,26 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 
 use crate::identity::fingerprint;
 
+mod base_url;
 mod builtin;
 mod file;
+mod known;
+mod limits;
+mod llm;
+mod prices;
 mod prompt;
 mod schema;
+mod window;
 
+pub use base_url::{BadBaseUrl, check_base_url};
 pub use file::{JobProblem, JobProblems};
+pub use limits::{Limits, NoPercentile, Percentile};
+pub use llm::{EndpointSpec, Images, Llm, ModelEndpoint, OnOverflow, Structured};
+pub use prices::{PRICES_AS_OF, Prices};
 pub use prompt::{Message, Prompt, PromptError};
 pub use schema::{AnswerSchema, Violation};
 
@@ -29,29 +39,8 @@ pub struct Job {
     pub prompt: PromptTemplates,
     /// What it must answer.
     pub output: Output,
-    /// How fast and how often.
+    /// How fast, how often, and for how much.
     pub limits: Limits,
-}
-
-/// Which model, where, and how it is asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Llm {
-    /// The root of the API, such as `https://api.openai.com/v1`; `None`: the worker's own choice.
-    pub base_url: Option<String>,
-    /// The model's name.
-    pub model: String,
-    /// Sampling temperature; `None`: the provider's default.
-    pub temperature: Option<f64>,
-    /// The ceiling of an answer.
-    pub max_output_tokens: u32,
-    /// From the start of a call to the last byte of its answer.
-    pub timeout_ms: u64,
-    /// US dollars per million tokens read; `None`: unknown.
-    pub prompt_price_per_million: Option<f64>,
-    /// US dollars per million tokens written; `None`: unknown.
-    pub completion_price_per_million: Option<f64>,
-    /// Further fields of the request, as they are.
-    pub extra: Map<String, Value>,
 }
 
 /// The messages of a request, as templates over `product` and `id`.
@@ -70,29 +59,14 @@ pub struct Output {
     pub schema: Value,
 }
 
-/// How fast and how often.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Products at once in each worker, unless the worker says otherwise.
-    pub concurrency: u32,
-    /// Requests a minute, all workers together.
-    pub requests_per_minute: Option<u32>,
-    /// Tokens a minute, all workers together.
-    pub tokens_per_minute: Option<u32>,
-    /// The least time between the starts of two calls, all workers together.
-    pub delay_ms: u64,
-    /// Attempts before a product fails.
-    pub max_attempts: u32,
-}
-
 /// Which parts of a job decide what an answer means; equal fingerprints, equal questions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobFingerprint {
-    /// Of the templates.
+    /// Of the templates, and the images that go with them.
     pub prompt: String,
     /// Of the schema.
     pub schema: String,
-    /// Of the model, its temperature and the extra fields.
+    /// Of the model or models, their temperature and the extra fields.
     pub model: String,
 }
 
@@ -129,27 +103,32 @@ impl Job {
         Duration::from_millis(self.llm.timeout_ms)
     }
 
-    /// What these tokens cost in US dollars; `None` where the job names no prices.
+    /// What these tokens cost in US dollars; `None` where prices are unknown, or not the same everywhere.
     #[must_use]
     pub fn cost_usd(&self, prompt_tokens: u64, completion_tokens: u64) -> Option<f64> {
-        const MILLION: f64 = 1e6;
-        #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 tokens")]
-        Some(
-            (prompt_tokens as f64 * self.llm.prompt_price_per_million?
-                + completion_tokens as f64 * self.llm.completion_price_per_million?)
-                / MILLION,
-        )
+        let endpoints = self.llm.endpoints();
+        let prices = endpoints.first()?.prices?;
+        let is_same = endpoints.iter().all(|endpoint| endpoint.prices == Some(prices));
+        is_same.then(|| prices.cost_usd(prompt_tokens, completion_tokens))
     }
 
-    /// What decides the meaning of an answer.
+    /// What decides the meaning of an answer. Which of several endpoints has a model does not, nor what it costs
+    /// or how its answers are checked; images do.
     #[must_use]
     pub fn fingerprint(&self) -> JobFingerprint {
         let Self { llm, prompt, output, limits: _ } = self;
         let part = |value: Value| fingerprint(&[value.to_string().as_bytes()]);
+        let model = match llm.models().as_slice() {
+            [one] => json!(one),
+            several => json!(several),
+        };
         JobFingerprint {
-            prompt: part(serde_json::json!([prompt.system, prompt.user])),
+            prompt: part(match &llm.images {
+                None => json!([prompt.system, prompt.user]),
+                Some(images) => json!([prompt.system, prompt.user, images.fields, images.max_images]),
+            }),
             schema: part(output.schema.clone()),
-            model: part(serde_json::json!([llm.model, llm.temperature, llm.extra])),
+            model: part(json!([model, llm.temperature, llm.extra])),
         }
     }
 }

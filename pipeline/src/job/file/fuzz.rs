@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use shelfmill_testing::nearly;
 
-use super::*;
+use super::{tests::CALLS, *};
 
 const EXAMPLE: &str = include_str!("../../../../examples/job.toml");
 const FULL: &str = r#"
@@ -25,7 +25,7 @@ delay = 0.1
 
 proptest! {
     #[test]
-    fn a_damaged_job_is_told_or_can_be_done(bytes in nearly([EXAMPLE, FULL])) {
+    fn a_damaged_job_is_told_or_can_be_done(bytes in nearly([EXAMPLE, FULL, CALLS])) {
         let text = String::from_utf8_lossy(&bytes);
         match Job::parse(&text, "job.toml", Path::new("/nonexistent")) {
             Ok(job) => {
