@@ -70,7 +70,8 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     }
     ledger.put_answer(answered, "worker", &outcome, false).await.unwrap();
     ledger.hold_pen("aggregator", LEASE).await.unwrap().unwrap();
-    let done = [Done::Failed { hash: failed, class: FailureClass::Timeout, line: "{}" }];
+    let done =
+        [Done::Failed { hash: failed, class: FailureClass::Timeout, line: "{}", is_told_again: false }];
     assert!(ledger.record(&done, None, &mark(0)).await.unwrap());
 
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);

@@ -78,7 +78,7 @@ async fn record(ledger: &dyn Ledger, done: &[Done<'_>], after: &JournalMark) {
 }
 
 fn failed(id: &str, class: FailureClass) -> Done<'static> {
-    Done::Failed { hash: hash(id), class, line: "{}" }
+    Done::Failed { hash: hash(id), class, line: "{}", is_told_again: false }
 }
 
 fn outcome(number: u64) -> Outcome {
@@ -424,7 +424,12 @@ async fn failed_products_can_be_put_back() {
     let Outcome::Failed(line) = Outcome::decode(golden.trim_end().as_bytes()).unwrap() else {
         panic!("not failed")
     };
-    let done = Done::Failed { hash: line.hash(), class: FailureClass::Malformed, line: line.json() };
+    let done = Done::Failed {
+        hash: line.hash(),
+        class: FailureClass::Malformed,
+        line: line.json(),
+        is_told_again: false,
+    };
     record(&ledger, &[done], &mark(1)).await;
 
     let (cursor, products) = ledger.failed_products(0).await.unwrap();
@@ -438,7 +443,12 @@ async fn failed_products_can_be_put_back() {
     // Failed again before it was said to be published: the new line stays.
     ledger
         .record(
-            &[Done::Failed { hash: task.hash(), class: FailureClass::Timeout, line: line.json() }],
+            &[Done::Failed {
+                hash: task.hash(),
+                class: FailureClass::Timeout,
+                line: line.json(),
+                is_told_again: false,
+            }],
             Some(&mark(1)),
             &mark(2),
         )

@@ -232,11 +232,10 @@ impl Desk {
     ) -> anyhow::Result<Option<Outcome>> {
         let (outcome, kept) = match self.ledger.put_answer(product, token, &outcome, false).await? {
             Kept::Late { calls, spent } => {
-                // All that was begun since, less this one's own: those are among the others' lost ones.
-                let others = spent.beyond(before);
-                let own = now.calls.saturating_sub(before.calls);
-                let repeated_calls = (others.calls + others.repeated_calls + calls).saturating_sub(own);
-                let others = Spent { calls: 0, repeated_calls, ..others };
+                // All that was ever begun, less what this line tells of: its own calls, and those its grant told it of.
+                let told = now.calls + now.repeated_calls;
+                let repeated_calls = (spent.calls + spent.repeated_calls + calls).saturating_sub(told);
+                let others = Spent { calls: 0, repeated_calls, ..spent.beyond(before) };
                 let cost_usd = self.analyst().job().cost_usd(others.prompt_tokens, others.completion_tokens);
                 let outcome = outcome.with_more_spent(&others, cost_usd)?;
                 let kept = self.ledger.put_answer(product, token, &outcome, true).await?;

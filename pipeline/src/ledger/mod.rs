@@ -133,7 +133,7 @@ pub enum Turn {
 pub enum Kept {
     /// It is kept.
     Yes,
-    /// Another was there before: that one is to be told.
+    /// Another was there before: that one is to be told. (A failure is replaced by a result.)
     Earlier(Outcome),
     /// The product has its result already: nobody waits for the answer.
     Done,
@@ -188,6 +188,8 @@ pub enum Done<'a> {
         class: FailureClass,
         /// The line of the failures, from which it can be put back.
         line: &'a str,
+        /// The line may be an old one: a product that was put back since is left alone.
+        is_told_again: bool,
     },
 }
 
@@ -225,8 +227,13 @@ pub struct JournalMark {
     /// Up to here every line of the failures is.
     pub failures_bytes: u64,
     /// Of which edition of the failures that is: they are rewritten when a run ends.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_first")]
     pub failures_edition: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+const fn is_first(edition: &u64) -> bool {
+    *edition == 0
 }
 
 /// Counts of one reading of the input.

@@ -236,6 +236,7 @@ impl<'s> Sides<'s> {
                     hash: hash(*product),
                     class: REAL_CLASSES[usize::from(*class)],
                     line: "{}",
+                    is_told_again: false,
                 },
             })
             .collect();

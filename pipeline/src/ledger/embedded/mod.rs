@@ -333,10 +333,16 @@ impl Ledger for EmbeddedLedger {
         if inner.claims.get(&product).is_some_and(|holder| holder == token) {
             inner.claims.remove(&product);
         }
+        // No call is under way any more: what ends the process from here on is not the product.
+        inner.note_rest(&product);
         match inner.state(&product) {
             State::Completed => return Ok(Kept::Done),
             State::Failed => {}
             State::Open => {
+                let is_result = matches!(outcome, Outcome::Completed(_));
+                if is_result && matches!(inner.answers.get(&product), Some(Outcome::Failed(_))) {
+                    inner.answers.remove(&product);
+                }
                 let kept = inner.answers.entry(product).or_insert_with(|| outcome.clone());
                 if kept.encode() != outcome.encode() {
                     return Ok(Kept::Earlier(kept.clone()));

@@ -3,7 +3,7 @@
 //! Every change is one script, so it happens whole or not at all, on the server's clock. All keys of a run
 //! share the hash tag `{run}`. Products live in 32 768 hashes by their hash, small enough to stay listpacks up
 //! to about 16 million products (some 22 bytes each); a value is a letter (`o` open, `c` completed, `f`
-//! failed) and the number of the scan that met the product last.
+//! failed, `r` failed and put back) and the number of the scan that met the product last.
 //!
 //! A Redis that is full (`noeviction`) refuses a script before its first write or not at all. Those that the aggregator
 //! needs to write lines, and so to free what their answers take, and those that keep what is held, run all the same
@@ -391,7 +391,9 @@ impl Ledger for RedisLedger {
             call.key(self.keys.bucket(done.hash())).arg(done.hash().as_bytes());
             match done {
                 Done::Completed(_) => call.arg("c").arg("").arg(""),
-                Done::Failed { class, line, .. } => call.arg("f").arg(class.name()).arg(*line),
+                Done::Failed { class, line, is_told_again, .. } => {
+                    call.arg(if *is_told_again { "a" } else { "f" }).arg(class.name()).arg(*line)
+                }
             };
         }
         self.invoke(&call).await

@@ -4,13 +4,17 @@
 -- has the product now, what was spent when it was last given back}, and keeps nothing.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
 local state = known and known:sub(1, 1) or 'o'
+local is_open = state == 'o' or state == 'r'
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 local calls, begun, token
 if held then calls, begun, token = held:match('^%d+ %d+ (%d+) (%d+) (.*)$') end
 local reply = {'kept'}
 -- First what a full Redis refuses, so that it refuses the whole.
-if state == 'o' then
+if is_open then
     local answer = redis.call('HGET', KEYS[3], ARGV[1])
+    -- A result that was paid for is worth more than a failure that nobody may have seen yet.
+    local is_failure = function(outcome) return outcome:match('^{"v":%d+,"m":{"failed":') end
+    if answer and is_failure(answer) and not is_failure(ARGV[3]) then answer = false end
     if answer and answer ~= ARGV[3] then
         reply = {'earlier', answer}
     elseif not answer and token ~= ARGV[2] and ARGV[4] == '' then
