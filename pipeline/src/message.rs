@@ -60,9 +60,14 @@ pub struct Spent {
 impl Spent {
     /// Of two accounts of one product, the one that knows of more calls.
     #[must_use]
-    pub fn or_more(self, other: Self) -> Self {
-        let calls = |spent: Self| spent.calls + spent.repeated_calls;
-        if calls(other) > calls(self) { other } else { self }
+    pub const fn or_more(self, other: Self) -> Self {
+        if other.all_calls() > self.all_calls() { other } else { self }
+    }
+
+    /// Calls made, and calls that were lost.
+    #[must_use]
+    pub const fn all_calls(self) -> u32 {
+        self.calls.saturating_add(self.repeated_calls)
     }
 
     /// What this account of a product knows beyond an earlier one.

@@ -1,7 +1,8 @@
--- Keeps the first answer to a product. KEYS: bucket, claims, answers, spent. ARGV: product, token, outcome, late ('1' or '').
+-- Keeps the first answer to a product. KEYS: bucket, claims, answers, spent. ARGV: product, token, outcome, of how many calls
+-- of the product an earlier reply 'late' told ('' where there was none).
 -- Returns {'kept'}; {'earlier', outcome} where another is kept; {'done'} where the product has its result already; or,
--- where the claim is no longer held and `late` is not said, {'late', calls begun by those whose claims ran out and by who
--- has the product now, what was spent when it was last given back}, and keeps nothing.
+-- where the claim is no longer held and there were other calls than those, {'late', calls begun by those whose claims ran
+-- out and by who has the product now, what was spent when it was last given back}, and keeps nothing.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
 local state = known and known:sub(1, 1) or 'o'
 local held = redis.call('HGET', KEYS[2], ARGV[1])
@@ -13,10 +14,16 @@ if state == 'o' then
     local answer = redis.call('HGET', KEYS[3], ARGV[1])
     if answer and answer ~= ARGV[3] then
         reply = {'earlier', answer}
-    elseif not answer and token ~= ARGV[2] and ARGV[4] == '' then
-        local spent = redis.call('HGET', KEYS[4], ARGV[1]) or ''
-        return {'late', tostring((calls or 0) + (begun or 0)), spent}
     elseif not answer then
+        if token ~= ARGV[2] then
+            local spent = redis.call('HGET', KEYS[4], ARGV[1]) or ''
+            local since = (calls or 0) + (begun or 0)
+            local before = spent == '' and {calls = 0, repeated_calls = 0} or cjson.decode(spent)
+            -- Others go on meanwhile: a call that was begun after the last reply would be told by no line.
+            if tonumber(ARGV[4]) ~= before.calls + before.repeated_calls + since then
+                return {'late', tostring(since), spent}
+            end
+        end
         redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
     end
 elseif state == 'c' then
@@ -24,5 +31,5 @@ elseif state == 'c' then
     reply = {'done'}
 end
 -- A late one ends the other's claim, too: no call is begun for a product that is answered.
-if token == ARGV[2] or (token and ARGV[4] == '1') then redis.call('HDEL', KEYS[2], ARGV[1]) end
+if token == ARGV[2] or (token and ARGV[4] ~= '') then redis.call('HDEL', KEYS[2], ARGV[1]) end
 return reply
