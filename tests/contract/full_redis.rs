@@ -68,7 +68,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     for product in [open, answered] {
         ledger.claim(product, "worker", LEASE).await.unwrap();
     }
-    ledger.put_answer(answered, "worker", &outcome, false).await.unwrap();
+    ledger.put_answer(answered, "worker", &outcome, None).await.unwrap();
     ledger.hold_pen("aggregator", LEASE).await.unwrap().unwrap();
     let done =
         [Done::Failed { hash: failed, class: FailureClass::Timeout, line: "{}", is_told_again: false }];
@@ -83,7 +83,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     refused("expect", ledger.expect(7).await);
     refused("seal", ledger.seal(scan, 1, 0).await);
     refused("claim", ledger.claim(new, "worker", LEASE).await);
-    refused("put_answer", ledger.put_answer(open, "worker", &outcome, false).await);
+    refused("put_answer", ledger.put_answer(open, "worker", &outcome, None).await);
     refused("reserve", ledger.reserve_call((open, "worker"), 1, &limits, 1_000).await);
     refused("pause", ledger.pause(LEASE).await);
     refused("reopen", ledger.reopen(&[failed]).await);

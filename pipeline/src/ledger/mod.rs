@@ -137,8 +137,8 @@ pub enum Kept {
     Earlier(Outcome),
     /// The product has its result already: nobody waits for the answer.
     Done,
-    /// Not yet: the claim had run out, and others may have worked on the product since. It is kept when it is put again
-    /// as late, with a line that tells of them.
+    /// Not yet: the claim had run out, and others may have worked on the product since. It is kept when it is put again,
+    /// with a line that tells of them, and they have not gone on meanwhile.
     Late {
         /// Calls begun by those whose claims ran out and by who has the product now, and not in `spent`.
         calls: u32,
@@ -342,19 +342,20 @@ pub trait Ledger: Send + Sync {
     /// Keeps claims while their calls run; one that was lost meanwhile is left alone.
     async fn renew(&self, claims: &[(IdHash, String)], lease: Duration) -> Result<(), LedgerError>;
     /// Gives a claim up, and remembers what was spent on the product: it may have other tasks than this one. What is
-    /// known of earlier claims that ran out stays known.
-    async fn release(&self, product: IdHash, token: &ClaimToken, spent: &Spent) -> Result<(), LedgerError>;
+    /// known of earlier claims that ran out stays known. Returns whether the claim was held: of one that was lost, the
+    /// ledger counts the calls already (and of one whose reply was lost, it remembers them).
+    async fn release(&self, product: IdHash, token: &ClaimToken, spent: &Spent) -> Result<bool, LedgerError>;
     /// Gives up claims whose calls were cut off by an end in good order: the calls are lost, and are no evidence against
     /// the product. The last word of a role: tried once and for a moment, whether or not the process is ending.
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError>;
-    /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost is kept only where it is
-    /// said to be `late`, so that its line can tell of what others did.
+    /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost is kept only where its line
+    /// tells of what others did: `late` is of how many calls ([`Kept::Late`], both of its numbers) the reply before told.
     async fn put_answer(
         &self,
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
-        late: bool,
+        late: Option<u32>,
     ) -> Result<Kept, LedgerError>;
     /// How many claims are held now.
     async fn claimed(&self) -> Result<u64, LedgerError>;

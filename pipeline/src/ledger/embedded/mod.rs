@@ -305,13 +305,14 @@ impl Ledger for EmbeddedLedger {
     }
 
     /// Each product has one task here, which knows what was spent.
-    async fn release(&self, product: IdHash, token: &ClaimToken, _: &Spent) -> Result<(), LedgerError> {
+    async fn release(&self, product: IdHash, token: &ClaimToken, _: &Spent) -> Result<bool, LedgerError> {
         let mut inner = self.lock();
-        if inner.claims.get(&product).is_some_and(|holder| holder == token) {
+        let is_held = inner.claims.get(&product).is_some_and(|holder| holder == token);
+        if is_held {
             inner.claims.remove(&product);
             inner.note_rest(&product);
         }
-        Ok(())
+        Ok(is_held)
     }
 
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError> {
@@ -327,7 +328,7 @@ impl Ledger for EmbeddedLedger {
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
-        _late: bool,
+        late: Option<u32>,
     ) -> Result<Kept, LedgerError> {
         let mut inner = self.lock();
         if inner.claims.get(&product).is_some_and(|holder| holder == token) {
@@ -339,8 +340,9 @@ impl Ledger for EmbeddedLedger {
             State::Completed => return Ok(Kept::Done),
             State::Failed => {}
             State::Open => {
-                let is_result = matches!(outcome, Outcome::Completed(_));
-                if is_result && matches!(inner.answers.get(&product), Some(Outcome::Failed(_))) {
+                if let (Some(Outcome::Failed(_)), Outcome::Completed(_), Some(_)) =
+                    (inner.answers.get(&product), outcome, late)
+                {
                     inner.answers.remove(&product);
                 }
                 let kept = inner.answers.entry(product).or_insert_with(|| outcome.clone());

@@ -289,7 +289,7 @@ impl Ledger for RedisLedger {
         self.invoke(&call).await
     }
 
-    async fn release(&self, product: IdHash, token: &ClaimToken, spent: &Spent) -> Result<(), LedgerError> {
+    async fn release(&self, product: IdHash, token: &ClaimToken, spent: &Spent) -> Result<bool, LedgerError> {
         let spent = if *spent == Spent::default() { String::new() } else { json(spent) };
         let mut call = self.scripts.release.prepare_invoke();
         call.key(&self.keys.claims).key(&self.keys.spent);
@@ -311,7 +311,7 @@ impl Ledger for RedisLedger {
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
-        late: bool,
+        late: Option<u32>,
     ) -> Result<Kept, LedgerError> {
         let reply: Vec<Vec<u8>> = self
             .invoke(
@@ -324,7 +324,7 @@ impl Ledger for RedisLedger {
                     .arg(product.as_bytes())
                     .arg(token)
                     .arg(outcome.encode())
-                    .arg(if late { "1" } else { "" }),
+                    .arg(late.map(|calls| calls.to_string()).unwrap_or_default()),
             )
             .await?;
         match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
