@@ -61,6 +61,39 @@ fn a_late_answer_of_a_paused_worker_is_harmless_and_its_line_tells_of_both_calls
     }
 }
 
+/// Calls that were lost before the paused worker had the product are among those that the ledger tells it of.
+#[test]
+fn a_late_answer_tells_of_calls_that_were_lost_before_it_once() {
+    let mut fleet = Fleet::new("late-after-kill", 4, &["--latency", "8s"]);
+    fleet.concurrency = 4;
+    let killed = fleet.worker().start();
+    let aggregator = fleet.aggregator().start();
+    ended(fleet.producer().run(DEADLINE));
+    calls(&fleet, 4);
+    killed.kill9();
+    let mut paused = fleet.worker().start();
+    calls(&fleet, 8);
+    paused.pause();
+    let other = fleet.worker().start();
+    ended(fleet.producer().run(DEADLINE));
+    calls(&fleet, 12);
+    paused.resume();
+    ended(aggregator.wait(DEADLINE));
+    let results = fleet.assert_done_with(rabbitmq::shared(), redis::shared(), fleet.kills(2));
+    for line in &results.journal {
+        assert_eq!(
+            (&line["meta"]["attempts"], &line["meta"]["repeated_calls"]),
+            (&1.into(), &2.into()),
+            "{line}"
+        );
+    }
+    assert_eq!(results.calls(), (12, 8));
+    for mut worker in [paused, other] {
+        worker.terminate();
+        ended(worker.wait(Duration::from_secs(30)));
+    }
+}
+
 #[test]
 fn two_producers_of_one_run_at_once_are_harmless() {
     let fleet = Fleet::new("two-producers", 1_500, &[]);

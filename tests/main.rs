@@ -11,6 +11,7 @@ mod disk_faults;
 mod embedded;
 mod file_faults;
 mod fleet;
+mod halts;
 mod leases;
 mod proofs;
 mod protocol;

@@ -7,7 +7,8 @@ use crate::{
     support::{
         fleet::{DEADLINE, Fleet, ended},
         process::Running,
-        rabbitmq, redis,
+        rabbitmq::{self, RabbitMq},
+        redis,
         wait::eventually,
     },
 };
@@ -193,4 +194,24 @@ fn a_queue_with_other_arguments_is_an_error_in_every_role() {
     let results = fleet.assert_done(rabbitmq::shared(), redis::shared());
     assert_eq!((fleet.simulator.calls(), results.calls()), (100, (100, 0)), "a call was repeated");
     drop(workers);
+}
+
+#[test]
+fn a_queue_that_does_not_answer_is_named_and_used_again_when_it_does() {
+    const SILENT: &str = "a queue does not answer, although RabbitMQ does; trying again until it does";
+    let mut rabbitmq = RabbitMq::start();
+    let mut fleet = Fleet::new("silent-queue", 20, &[]);
+    fleet.amqp_url = rabbitmq.url();
+    ended(fleet.producer().run(DEADLINE));
+    let outcomes = queue(&fleet, "outcomes");
+    rabbitmq.hold_queue(&outcomes);
+    let aggregator = fleet.aggregator().start();
+    all_tell(&[&aggregator], SILENT);
+    assert!(aggregator.stderr().contains(&outcomes), "{}", aggregator.stderr());
+    rabbitmq.restart();
+    let worker = fleet.worker().start();
+    let said = ended(aggregator.wait(DEADLINE)).stderr;
+    assert_eq!(said.matches(SILENT).count(), 1, "{said}");
+    fleet.assert_done(&rabbitmq, redis::shared());
+    drop(worker);
 }

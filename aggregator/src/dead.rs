@@ -99,9 +99,11 @@ impl Undertaker {
                 let failure =
                     Failure { class: FailureClass::Poisoned, message: message.to_owned(), raw: None };
                 let outcome = signature.failed(&task, failure, Duration::ZERO);
-                match ledger.put_answer(product, &token, &outcome, Money::ZERO, true).await? {
+                match ledger.put_answer(product, &token, &outcome, Money::ZERO, None).await? {
                     Kept::Earlier(earlier) => earlier,
-                    Kept::Yes | Kept::Done | Kept::Late { .. } => outcome,
+                    // Its lease ran out in between: whoever has it now may do better.
+                    Kept::Late { .. } => return Ok(false),
+                    Kept::Yes | Kept::Done => outcome,
                 }
             }
         };

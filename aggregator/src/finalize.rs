@@ -110,7 +110,7 @@ async fn keep_current_failures(
         let path = folder.failures();
         let (prepared, ()) =
             durable::prepare(&path, |file| write_current_failures(folder, &stale, tally, file))?;
-        // The edition first: cut off before the file is in its place, the old one is told again, which is harmless.
+        // The edition first: cut off before the file is in its place, the old one is told again, which changes nothing.
         folder.update(|record| record.failures_edition += 1)?;
         anyhow::Ok(prepared.put_in_place()?)
     })?;

@@ -143,7 +143,7 @@ impl Teller<'_> {
         while let Some(batch) = batches.recv().await {
             self.cost_usd += batch.lines.iter().filter_map(|(head, _)| head.cost_usd()).sum::<f64>();
             let done: Vec<Done<'_>> =
-                batch.lines.iter().map(|(head, line)| done(head.hash(), head.class(), line)).collect();
+                batch.lines.iter().map(|(head, line)| done(head.hash(), head.class(), line, true)).collect();
             let after = mark(batch.end_bytes);
             if !self.ledger.record(&done, self.known.as_ref(), &after).await? {
                 return Ok(false);
@@ -181,9 +181,14 @@ fn read_batches(
 }
 
 /// What the ledger is told of a line that is on disk.
-pub(crate) fn done<'l>(hash: IdHash, class: Option<FailureClass>, line: &'l str) -> Done<'l> {
+pub(crate) fn done<'l>(
+    hash: IdHash,
+    class: Option<FailureClass>,
+    line: &'l str,
+    is_told_again: bool,
+) -> Done<'l> {
     match class {
         None => Done::Completed(hash),
-        Some(class) => Done::Failed { hash, class, line },
+        Some(class) => Done::Failed { hash, class, line, is_told_again },
     }
 }

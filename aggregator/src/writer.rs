@@ -122,7 +122,7 @@ impl Writer {
         crash::point(Point::AggregatorSynced);
         if !fresh.is_empty() {
             let done: Vec<_> =
-                fresh.iter().map(|line| done(line.hash(), line.class(), line.json())).collect();
+                fresh.iter().map(|line| done(line.hash(), line.class(), line.json(), false)).collect();
             let mark = mark_of(&self.folder, self.journal.size_bytes(), self.failures.size_bytes());
             if ledger.record(&done, Some(&self.told), &mark).await? {
                 self.told = mark;

@@ -14,7 +14,7 @@ use crate::{
     failure::FailureClass,
     identity::IdHash,
     money::Money,
-    record::{FailureLine, MAX_LINE_BYTES, RejectLine, ResultLine},
+    record::{FailureLine, MAX_LINE_BYTES, Meta, RejectLine, ResultLine},
 };
 
 /// The version this build writes, and the only one it reads.
@@ -67,9 +67,14 @@ pub struct Spent {
 impl Spent {
     /// Of two accounts of one product, the one that knows of more calls.
     #[must_use]
-    pub fn or_more(self, other: Self) -> Self {
-        let calls = |spent: Self| spent.calls + spent.repeated_calls;
-        if calls(other) > calls(self) { other } else { self }
+    pub const fn or_more(self, other: Self) -> Self {
+        if other.all_calls() > self.all_calls() { other } else { self }
+    }
+
+    /// Calls made, and calls that were lost.
+    #[must_use]
+    pub const fn all_calls(self) -> u32 {
+        self.calls.saturating_add(self.repeated_calls)
     }
 
     /// What was spent in US dollars; `None` where that is not known of all of it.
@@ -268,6 +273,23 @@ impl Line {
     #[must_use]
     pub const fn cost_usd(&self) -> Option<f64> {
         self.cost_usd
+    }
+
+    /// What was spent on the product, as the line tells it.
+    pub fn spent(&self) -> Result<Spent, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Told {
+            meta: Meta,
+        }
+        let Told { meta } = serde_json::from_str(self.json())?;
+        Ok(Spent {
+            calls: meta.attempts,
+            prompt_tokens: meta.prompt_tokens,
+            completion_tokens: meta.completion_tokens,
+            repeated_calls: meta.repeated_calls,
+            cost_nano_usd: Money::from_usd(meta.cost_usd.unwrap_or(0.0)),
+            has_unpriced: meta.cost_usd.is_none(),
+        })
     }
 
     /// The line as it will be written, without the line break.

@@ -44,7 +44,6 @@ impl Money {
 
     /// Whether it is nothing.
     #[must_use]
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
     pub const fn is_zero(&self) -> bool {
         self.0 == 0
     }
@@ -65,7 +64,7 @@ impl Money {
 /// Two digits for whole cents, more for what is smaller.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = if self.0 % 10_000_000 == 0 {
+        let digits = if self.0.is_multiple_of(10_000_000) {
             2
         } else if self.0 >= 10_000_000 {
             4

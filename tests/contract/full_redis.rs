@@ -69,9 +69,10 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     for product in [open, answered] {
         ledger.claim(product, "worker", LEASE).await.unwrap();
     }
-    ledger.put_answer(answered, "worker", &outcome, Money::ZERO, false).await.unwrap();
+    ledger.put_answer(answered, "worker", &outcome, Money::ZERO, None).await.unwrap();
     ledger.hold_pen("aggregator", LEASE).await.unwrap().unwrap();
-    let done = [Done::Failed { hash: failed, class: FailureClass::Timeout, line: "{}" }];
+    let done =
+        [Done::Failed { hash: failed, class: FailureClass::Timeout, line: "{}", is_told_again: false }];
     assert!(ledger.record(&done, None, &mark(0)).await.unwrap());
 
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -83,7 +84,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     refused("expect", ledger.expect(7).await);
     refused("seal", ledger.seal(scan, 1, 0).await);
     refused("claim", ledger.claim(new, "worker", LEASE).await);
-    refused("put_answer", ledger.put_answer(open, "worker", &outcome, Money::ZERO, false).await);
+    refused("put_answer", ledger.put_answer(open, "worker", &outcome, Money::ZERO, None).await);
     refused(
         "reserve",
         ledger

@@ -86,7 +86,7 @@ async fn record(ledger: &dyn Ledger, done: &[Done<'_>], after: &JournalMark) {
 }
 
 fn failed(id: &str, class: FailureClass) -> Done<'static> {
-    Done::Failed { hash: hash(id), class, line: "{}" }
+    Done::Failed { hash: hash(id), class, line: "{}", is_told_again: false }
 }
 
 fn outcome(number: u64) -> Outcome {
@@ -158,15 +158,15 @@ async fn a_released_product_is_free_again(ledger: &dyn Ledger) {
 async fn an_answer_is_handed_out_instead_of_a_claim(ledger: &dyn Ledger) {
     let product = hash("a");
     ledger.claim(product, "one", LEASE).await.unwrap();
-    ledger.put_answer(product, "one", &outcome(1), Money::ZERO, false).await.unwrap();
-    let kept = ledger.put_answer(product, "one", &outcome(1), Money::ZERO, false).await.unwrap();
+    ledger.put_answer(product, "one", &outcome(1), Money::ZERO, None).await.unwrap();
+    let kept = ledger.put_answer(product, "one", &outcome(1), Money::ZERO, None).await.unwrap();
     assert!(matches!(kept, Kept::Yes), "the same call again: {kept:?}");
-    let kept = ledger.put_answer(product, "late", &outcome(2), Money::ZERO, false).await.unwrap();
+    let kept = ledger.put_answer(product, "late", &outcome(2), Money::ZERO, None).await.unwrap();
     assert!(matches!(&kept, Kept::Earlier(Outcome::Rejected(first)) if first.scan == 1), "{kept:?}");
     let claim = ledger.claim(product, "two", LEASE).await.unwrap();
     assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
     record(ledger, &[Done::Completed(product)], &mark(1)).await;
-    let kept = ledger.put_answer(product, "later still", &outcome(3), Money::ZERO, false).await.unwrap();
+    let kept = ledger.put_answer(product, "later still", &outcome(3), Money::ZERO, None).await.unwrap();
     assert!(matches!(kept, Kept::Done), "{kept:?}");
     assert!(matches!(ledger.claim(product, "two", LEASE).await.unwrap(), Claim::Done));
 }
@@ -278,7 +278,7 @@ async fn calls_hold_what_they_can_cost_and_never_exceed_the_budget(ledger: &dyn 
     assert_eq!(turn("b", 1, 0.4).await, Turn::Now);
     assert!(matches!(turn("c", 1, 0.4).await, Turn::After(_)), "what a and b hold may become free");
     for _ in 0..2 {
-        ledger.put_answer(hash("a"), "one", &outcome(1), Money::from_usd(0.1), false).await.unwrap();
+        ledger.put_answer(hash("a"), "one", &outcome(1), Money::from_usd(0.1), None).await.unwrap();
     }
     assert_eq!(turn("c", 1, 0.4).await, Turn::Now);
     assert_eq!(turn("d", 1, 0.95).await, Turn::OverBudget, "whatever the others cost");
@@ -377,11 +377,17 @@ async fn an_answer_that_comes_late_is_told_of_the_calls_of_others() {
     let put = async |token, number, late| {
         ledger.put_answer(product, token, &outcome(number), Money::ZERO, late).await.unwrap()
     };
-    let kept = put("one", 1, false).await;
+    let kept = put("one", 1, None).await;
     assert!(matches!(kept, Kept::Late { calls: 2, spent } if spent == Spent::default()), "{kept:?}");
     assert!(matches!(ledger.claim(product, "three", LEASE).await.unwrap(), Claim::Busy), "nothing was kept");
-    assert!(matches!(put("one", 1, true).await, Kept::Yes));
-    let kept = put("two", 2, false).await;
+    ledger.reserve_call((product, "two"), &nth_call(2), &Limits::default()).await.unwrap();
+    let kept = put("one", 1, Some(2)).await;
+    assert!(matches!(kept, Kept::Late { calls: 3, .. }), "another call was begun meanwhile: {kept:?}");
+    for _ in 0..2 {
+        assert!(matches!(put("one", 1, Some(3)).await, Kept::Yes));
+    }
+    assert_eq!(call("two").await, Turn::Lost, "a product that is answered");
+    let kept = put("two", 2, None).await;
     assert!(matches!(&kept, Kept::Earlier(Outcome::Rejected(first)) if first.scan == 1), "{kept:?}");
     let claim = ledger.claim(product, "three", LEASE).await.unwrap();
     assert!(matches!(&claim, Claim::Answered(Outcome::Rejected(first)) if first.scan == 1), "{claim:?}");
@@ -395,8 +401,10 @@ async fn an_answer_that_comes_late_is_told_of_what_was_spent_by_others_that_have
     assert_eq!(take_over(&ledger, product, "one", "two").await, (0, 0));
     let spent = Spent { calls: 3, prompt_tokens: 7, ..Spent::default() };
     ledger.release(product, "two", &spent, Money::ZERO).await.unwrap();
-    let kept = ledger.put_answer(product, "one", &outcome(1), Money::ZERO, false).await.unwrap();
+    let kept = ledger.put_answer(product, "one", &outcome(1), Money::ZERO, None).await.unwrap();
     assert!(matches!(kept, Kept::Late { calls: 0, spent: found } if found == spent), "{kept:?}");
+    let kept = ledger.put_answer(product, "one", &outcome(1), Money::ZERO, Some(3)).await.unwrap();
+    assert!(matches!(kept, Kept::Yes), "{kept:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -426,11 +434,9 @@ async fn a_release_keeps_what_is_known_of_claims_that_ran_out() {
     ledger.claim(product, "one", LEASE).await.unwrap();
     ledger.reserve_call((product, "one"), &nth_call(1), &Limits::default()).await.unwrap();
     assert_eq!(take_over(&ledger, product, "one", "two").await, (1, 1));
-    for _ in 0..2 {
-        ledger
-            .release(product, "two", &Spent { repeated_calls: 1, ..Spent::default() }, Money::ZERO)
-            .await
-            .unwrap();
+    for was_held in [true, false] {
+        let spent = Spent { repeated_calls: 1, ..Spent::default() };
+        assert_eq!(ledger.release(product, "two", &spent, Money::ZERO).await.unwrap(), was_held);
     }
     assert_eq!(ledger.claimed().await.unwrap(), 0);
     let claim = ledger.claim(product, "three", LEASE).await.unwrap();
@@ -498,6 +504,28 @@ async fn a_scan_whose_batches_were_forgotten_is_not_sealed_with_too_small_a_tota
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_tells_of_an_earlier_failures_calls_replaces_it() {
+    let ledger = in_redis(&fresh_run("replaced"));
+    let golden = |text: &str| Outcome::decode(text.trim_end().as_bytes()).unwrap();
+    let failure = golden(include_str!("../../pipeline/golden/failed.v1.json"));
+    let result = golden(include_str!("../../pipeline/golden/completed.v1.json"));
+    let Outcome::Failed(line) = &failure else { panic!("not failed") };
+    let (product, calls) = (line.hash(), line.spent().unwrap().all_calls());
+    ledger.claim(product, "one", LEASE).await.unwrap();
+    ledger.put_answer(product, "one", &failure, Money::ZERO, None).await.unwrap();
+    for late in [None, Some(calls + 1)] {
+        let kept = ledger.put_answer(product, "two", &result, Money::ZERO, late).await.unwrap();
+        assert!(matches!(&kept, Kept::Earlier(Outcome::Failed(_))), "{kept:?}");
+    }
+    for _ in 0..2 {
+        let kept = ledger.put_answer(product, "two", &result, Money::ZERO, Some(calls)).await.unwrap();
+        assert!(matches!(kept, Kept::Yes), "{kept:?}");
+    }
+    let kept = ledger.put_answer(product, "one", &failure, Money::ZERO, None).await.unwrap();
+    assert!(matches!(&kept, Kept::Earlier(Outcome::Completed(_))), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failed_products_can_be_put_back() {
     let ledger = in_redis(&fresh_run("requeue"));
     let scan = scan(&ledger).await;
@@ -506,7 +534,12 @@ async fn failed_products_can_be_put_back() {
     let Outcome::Failed(line) = Outcome::decode(golden.trim_end().as_bytes()).unwrap() else {
         panic!("not failed")
     };
-    let done = Done::Failed { hash: line.hash(), class: FailureClass::Malformed, line: line.json() };
+    let done = Done::Failed {
+        hash: line.hash(),
+        class: FailureClass::Malformed,
+        line: line.json(),
+        is_told_again: false,
+    };
     record(&ledger, &[done], &mark(1)).await;
 
     let (cursor, products) = ledger.failed_products(0).await.unwrap();
@@ -516,11 +549,23 @@ async fn failed_products_can_be_put_back() {
     for expected in [1, 0] {
         assert_eq!(ledger.reopen(&[task.hash()]).await.unwrap(), expected);
     }
+    // An aggregator that tells its whole file again does not undo it.
+    let (hash, class) = (task.hash(), FailureClass::Malformed);
+    ledger.claim(hash, "one", LEASE).await.unwrap();
+    let again = Done::Failed { hash, class, line: line.json(), is_told_again: true };
+    record(&ledger, &[again], &mark(1)).await;
+    assert_eq!(ledger.progress().await.unwrap().failed, 0);
+    assert!(matches!(ledger.claim(hash, "two", LEASE).await.unwrap(), Claim::Busy));
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 1, "kept until it is published");
     // Failed again before it was said to be published: the new line stays.
     ledger
         .record(
-            &[Done::Failed { hash: task.hash(), class: FailureClass::Timeout, line: line.json() }],
+            &[Done::Failed {
+                hash: task.hash(),
+                class: FailureClass::Timeout,
+                line: line.json(),
+                is_told_again: false,
+            }],
             Some(&mark(1)),
             &mark(2),
         )

@@ -228,21 +228,17 @@ fn write(world: &World, at: u8, moves: &mut Moves<'_>) {
     }
 }
 
-/// What a line tells of the calls is right where only processes died: no call goes untold, and what is told too much is a
-/// call that was noted and not made. A stalled worker, a delivery that was taken back and an emptied ledger hide calls
-/// from whoever writes the line, and so does a second task of a product that was tried again: the calls of a retry are
-/// known to its task alone.
+/// A line tells of every call that was made, and of none that was not noted in a claim, whatever died, stalled or lost its
+/// delivery. A ledger that was emptied or set back hides calls from whoever writes the line; and a result that comes after
+/// a failure was recorded tells its own calls, for with the failure the ledger forgot the others (they were told with it).
 fn miscounted(world: &World, line: Line, moves: &Moves<'_>) -> Option<&'static str> {
-    let used = |count| moves.used(world, count);
-    let one_task =
-        used(|bounds| bounds.crashes) + used(|bounds| bounds.lost_replies) == 0 && moves.bounds.producers < 2;
-    let is_plain = !moves.has_forgotten(world)
-        && used(|bounds| bounds.stalls) + used(|bounds| bounds.disconnects) == 0
-        && (one_task || used(|bounds| bounds.retries) == 0 || moves.protocol.counts_are_exact);
-    let (told, made) = (line.calls + line.repeated, world.past.calls[usize::from(line.product)]);
-    if is_plain && told < made {
+    let (at, told) = (usize::from(line.product), line.spent.total());
+    let follows_failure = world.ledger.standing(line.product) == Standing::Failed;
+    if moves.has_forgotten(world) || (follows_failure && !moves.protocol.counts_are_exact_after_failures) {
+        None
+    } else if told < world.past.calls[at] {
         Some("a line tells of fewer calls than were made")
-    } else if is_plain && told > made + used(|bounds| bounds.crashes) {
+    } else if told > world.past.noted[at] {
         Some("a line tells of more calls than were made or noted")
     } else {
         None

@@ -3,7 +3,7 @@
 //! The explorer runs the roles over it; `conformance` runs the same random calls over it and over the real ledgers, so
 //! that what is proven of the one holds for the others.
 
-use super::state::PRODUCTS;
+use super::state::{NOBODY, PRODUCTS};
 
 /// How many classes of failures there are.
 pub(super) const CLASSES: usize = 2;
@@ -33,11 +33,28 @@ pub(super) struct Held {
     pub(super) begun: u8,
 }
 
-/// Earlier claims that ran out, and the calls begun under them.
+/// Earlier claims that ran out in a call, and the calls begun under them or abandoned.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Losses {
     pub(super) claims: u8,
     pub(super) calls: u8,
+}
+
+/// What was spent on a product, as far as it counts calls.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub(super) struct Spent {
+    pub(super) calls: u8,
+    pub(super) repeated: u8,
+}
+
+impl Spent {
+    pub(super) const fn total(self) -> u8 {
+        self.calls + self.repeated
+    }
+
+    pub(super) const fn or_more(self, other: Self) -> Self {
+        if other.total() > self.total() { other } else { self }
+    }
 }
 
 /// A line, as it travels and is written: whose it is, and what it tells of the calls.
@@ -46,8 +63,7 @@ pub(super) struct Line {
     pub(super) product: u8,
     /// Why it failed; `None`: it is a result.
     pub(super) class: Option<u8>,
-    pub(super) calls: u8,
-    pub(super) repeated: u8,
+    pub(super) spent: Spent,
 }
 
 /// How many lines of journal and failures the ledger was told of.
@@ -73,13 +89,15 @@ pub(super) enum Claim {
     Done,
     Answered(Line),
     Busy,
-    Granted(Losses),
+    Granted(Losses, Spent),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Kept {
     Yes,
-    Late { calls: u8 },
+    Earlier(Line),
+    Done,
+    Late { calls: u8, spent: Spent },
 }
 
 /// The fields of the run's hash that belong to a scan.
@@ -100,6 +118,15 @@ pub(super) struct Rules {
     pub(super) mark_is_compared: bool,
     /// A scan that lost a batch it was told of is not gone on with.
     pub(super) scan_is_whole: bool,
+    pub(super) release_remembers_spent: bool,
+    pub(super) abandoned_calls_are_lost: bool,
+    /// A call is begun by who holds the claim, and by nobody else.
+    pub(super) calls_need_the_claim: bool,
+    /// An answer whose claim was lost is not kept before its line tells of others.
+    pub(super) late_answers_are_told: bool,
+    /// Nor where they went on since it was told.
+    pub(super) others_are_compared: bool,
+    pub(super) late_answers_end_claims: bool,
 }
 
 impl Rules {
@@ -108,6 +135,12 @@ impl Rules {
         first_answer_counts: true,
         mark_is_compared: true,
         scan_is_whole: true,
+        release_remembers_spent: true,
+        abandoned_calls_are_lost: true,
+        calls_need_the_claim: true,
+        late_answers_are_told: true,
+        others_are_compared: true,
+        late_answers_end_claims: true,
     };
 }
 
@@ -117,6 +150,8 @@ pub(super) struct Ledger {
     pub(super) products: [Option<Known>; PRODUCTS],
     pub(super) claims: [Option<Held>; PRODUCTS],
     pub(super) answers: [Option<Line>; PRODUCTS],
+    /// What was spent on a product when it was last given back.
+    pub(super) spent: [Spent; PRODUCTS],
     /// Class of the line that is kept to put the product back.
     pub(super) failures: [Option<u8>; PRODUCTS],
     pub(super) mark: Option<Mark>,
@@ -225,17 +260,19 @@ impl Ledger {
             Some(held) if held.token == token => (held.lost, held.begun),
             Some(held) if held.live => return Claim::Busy,
             Some(Held { lost, begun, .. }) => {
-                (Losses { claims: lost.claims + 1, calls: lost.calls + begun }, 0)
+                // One under which no call was begun was waiting.
+                let claims = lost.claims + u8::from(begun > 0);
+                (Losses { claims, calls: lost.calls + begun }, 0)
             }
         };
         self.claims[at] = Some(Held { token, live: true, lost, begun });
-        Claim::Granted(lost)
+        Claim::Granted(lost, self.spent[at])
     }
 
     /// `reserve.lua` where there is a place; `false`: the claim is somebody else's, or gone.
-    pub(super) fn begin_call(&mut self, product: u8, token: u8, number: u8) -> bool {
+    pub(super) fn begin_call(&mut self, product: u8, token: u8, number: u8, rules: Rules) -> bool {
         let held = self.claims[usize::from(product)].as_mut().filter(|held| held.token == token);
-        let Some(held) = held else { return false };
+        let Some(held) = held else { return !rules.calls_need_the_claim };
         held.begun = held.begun.max(number);
         true
     }
@@ -254,9 +291,28 @@ impl Ledger {
         }
     }
 
-    /// `release.lua`.
-    pub(super) fn release(&mut self, product: u8, token: u8) {
-        self.claims[usize::from(product)].take_if(|held| held.token == token);
+    /// `release.lua`; whether the claim was held.
+    pub(super) fn release(&mut self, product: u8, token: u8, spent: Spent, rules: Rules) -> bool {
+        let at = usize::from(product);
+        let Some(held) = self.claims[at].take_if(|held| held.token == token) else { return false };
+        if held.lost.claims > 0 {
+            let lost = Losses { calls: 0, ..held.lost };
+            self.claims[at] = Some(Held { token: NOBODY, live: false, lost, begun: 0 });
+        }
+        if spent != Spent::default() && rules.release_remembers_spent {
+            self.spent[at] = spent;
+        }
+        true
+    }
+
+    /// `abandon.lua`.
+    pub(super) fn abandon(&mut self, product: u8, token: u8, rules: Rules) {
+        let Some(held) = self.claims[usize::from(product)].as_mut().filter(|held| held.token == token) else {
+            return;
+        };
+        let calls = if rules.abandoned_calls_are_lost { held.begun } else { 0 };
+        let lost = Losses { calls: held.lost.calls + calls, ..held.lost };
+        *held = Held { token: NOBODY, live: false, lost, begun: 0 };
     }
 
     /// `put_answer.lua`.
@@ -265,23 +321,49 @@ impl Ledger {
         product: u8,
         token: u8,
         line: Line,
-        late: bool,
+        late: Option<u8>,
         rules: Rules,
     ) -> Kept {
         let at = usize::from(product);
-        let is_open = self.standing(product) == Standing::Open;
-        if let Some(held) = self.claims[at].filter(|held| held.token != token)
-            && is_open
-            && !late
-            && self.answers[at].is_none()
-        {
-            return Kept::Late { calls: held.lost.calls + held.begun };
+        let held = self.claims[at];
+        let is_held = held.is_some_and(|held| held.token == token);
+        let kept = match (self.standing(product), self.answers[at].filter(|_| rules.first_answer_counts)) {
+            (Standing::Completed, _) => Kept::Done,
+            // A result may follow a failure that is on disk: that one is told.
+            (Standing::Failed, _) => Kept::Yes,
+            (Standing::Open, Some(earlier)) if earlier != line => {
+                let replaces = earlier.class.is_some() && line.class.is_none();
+                if !replaces || late != Some(earlier.spent.total()) {
+                    return self.end_claim_of(product, token, late, rules, Kept::Earlier(earlier));
+                }
+                self.answers[at] = Some(line);
+                Kept::Yes
+            }
+            (Standing::Open, None) if !is_held && rules.late_answers_are_told => {
+                let calls = held.map_or(0, |held| held.lost.calls + held.begun);
+                let is_told = late == Some(self.spent[at].total() + calls);
+                if !is_told && (late.is_none() || rules.others_are_compared) {
+                    return Kept::Late { calls, spent: self.spent[at] };
+                }
+                self.answers[at] = Some(line);
+                Kept::Yes
+            }
+            (Standing::Open, _) => {
+                self.answers[at] = Some(line);
+                Kept::Yes
+            }
+        };
+        self.end_claim_of(product, token, late, rules, kept)
+    }
+
+    fn end_claim_of(&mut self, product: u8, token: u8, late: Option<u8>, rules: Rules, kept: Kept) -> Kept {
+        let at = usize::from(product);
+        let is_held = self.claims[at].is_some_and(|held| held.token == token);
+        let is_late = late.is_some() || !rules.late_answers_are_told;
+        if is_held || (is_late && rules.late_answers_end_claims) {
+            self.claims[at] = None;
         }
-        if is_open && (self.answers[at].is_none() || !rules.first_answer_counts) {
-            self.answers[at] = Some(line);
-        }
-        self.release(product, token);
-        Kept::Yes
+        kept
     }
 
     /// `record.lua`; whether the mark was where the caller believed it to be.
@@ -323,6 +405,7 @@ impl Ledger {
         }
         self.claims[at] = None;
         self.answers[at] = None;
+        self.spent[at] = Spent::default();
     }
 
     pub(super) fn uncount(&mut self, at: usize) {

@@ -68,6 +68,9 @@ hold! {
     two_retries_and_a_stop: Bounds { retries: 2, stops: 1, ..ONE };
     a_worker_is_paused_and_its_task_is_given_to_another: Bounds { stalls: 1, disconnects: 1, crashes: 1, ..ONE };
     a_paused_worker_fails_or_the_other_does: Bounds { stalls: 1, disconnects: 1, failures: 1, ..ONE };
+    a_paused_worker_tries_again_and_so_does_the_other: Bounds { stalls: 1, disconnects: 1, retries: 1, ..ONE };
+    a_paused_worker_or_the_other_ends_with_its_grace: Bounds { stalls: 1, disconnects: 1, stops: 1, ..ONE };
+    a_paused_worker_does_not_hear: Bounds { stalls: 1, disconnects: 1, lost_replies: 1, ..ONE };
     a_delivery_and_a_reply_are_lost: Bounds { disconnects: 1, lost_replies: 1, ..ONE };
     two_replies_are_lost: Bounds { lost_replies: 2, ..ONE };
     a_final_failure_a_crash_and_a_stop: Bounds { failures: 1, crashes: 1, stops: 1, ..ONE };
@@ -89,10 +92,16 @@ hold! {
     #[ignore = "up to half a minute each, and a few gigabytes"]
     wide_pause: Bounds { stalls: 2, disconnects: 1, crashes: 1, failures: 1, ..ONE };
     #[ignore = "up to half a minute each, and a few gigabytes"]
+    wide_pause_and_retries: Bounds { stalls: 2, disconnects: 1, retries: 2, ..ONE };
+    #[ignore = "up to half a minute each, and a few gigabytes"]
+    wide_pause_and_death: Bounds { stalls: 1, disconnects: 1, retries: 1, crashes: 1, ..ONE };
+    #[ignore = "up to half a minute each, and a few gigabytes"]
+    wide_pause_and_end: Bounds { stalls: 1, disconnects: 1, retries: 1, stops: 1, ..ONE };
+    #[ignore = "up to half a minute each, and a few gigabytes"]
     wide_rollback: Bounds { rollbacks: 1, crashes: 1, ..ONE };
 }
 
-/// The code gives up after four; two are enough to see that it ends well.
+/// The code gives up after five; two are enough to see that it ends well.
 #[test]
 fn a_product_that_ends_its_workers_is_given_up() {
     let bounds = Bounds { crashes: 2, ..ONE };

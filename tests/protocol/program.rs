@@ -30,7 +30,7 @@ pub(super) enum WorkerStep {
     Send,
     /// `worker.told`: the outcome is confirmed.
     Tell,
-    /// The claim is given up.
+    /// The claim is given up, and the ledger knows what was spent.
     Release,
     /// `worker.delayed`: the task is in a delay queue, confirmed.
     Delay,
@@ -73,9 +73,8 @@ pub(super) struct Protocol {
     pub(super) asked: Vec<WorkerStep>,
     /// With an answer or a final failure.
     pub(super) analysed: Vec<WorkerStep>,
-    /// Stopped before a call was made.
-    pub(super) unbegun: Vec<WorkerStep>,
-    /// With a verdict that asks for another try: the claim knows of the calls until the task that counts them is safe.
+    /// With a verdict that asks for another try, or stopped before the call: what was spent is safe in the ledger before
+    /// there can be two tasks.
     pub(super) later: Vec<WorkerStep>,
     /// The claim brought an answer.
     pub(super) known: Vec<WorkerStep>,
@@ -95,8 +94,12 @@ pub(super) struct Protocol {
     pub(super) asking_drops_done: bool,
     /// So are they when the last files are made.
     pub(super) finishing_compares_mark: bool,
-    /// Promises that a line tells of every call also where a product has two tasks; it does not yet.
-    pub(super) counts_are_exact: bool,
+    /// Promises that a result tells every call also where it follows a recorded failure; it does not yet.
+    pub(super) counts_are_exact_after_failures: bool,
+    /// A late answer takes what was lost before its claim for lost since.
+    pub(super) late_answers_tell_losses_twice: bool,
+    /// A task whose claim was lost is put off with the calls of that claim, which the ledger counts as lost, too.
+    pub(super) lost_claims_keep_calls: bool,
     /// An aggregator without work looks whether the ledger has forgotten something.
     pub(super) idle_compares_mark: bool,
 }
@@ -111,8 +114,7 @@ impl Protocol {
             producer: [ProducerStep::Begin].into_iter().chain(each).chain([ProducerStep::Seal]).collect(),
             asked: vec![Claim, Begin, Call],
             analysed: vec![Keep, Tell, Ack],
-            unbegun: vec![Release, Delay, Ack],
-            later: vec![Delay, Ack, Release],
+            later: vec![Release, Delay, Ack],
             known: vec![Tell, Ack],
             busy: vec![Delay, Ack],
             done: vec![Ack],
@@ -124,13 +126,15 @@ impl Protocol {
                 WriterStep::Ack,
             ],
             finish: vec![FinalStep::Stale, FinalStep::Failures, FinalStep::Results, FinalStep::Tell],
-            poisoned_after: 4,
+            poisoned_after: 5,
             ledger: Rules::REAL,
             opening_syncs: true,
             asking_compares_mark: true,
             asking_drops_done: true,
             finishing_compares_mark: true,
-            counts_are_exact: false,
+            counts_are_exact_after_failures: false,
+            late_answers_tell_losses_twice: false,
+            lost_claims_keep_calls: false,
             idle_compares_mark: true,
         }
     }

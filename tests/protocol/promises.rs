@@ -63,7 +63,7 @@ fn calls(world: &World) -> u8 {
 fn explained_calls(world: &World, bounds: &Bounds) -> u8 {
     let used = |count: fn(&Bounds) -> u8| count(bounds) - count(&world.left);
     let forgotten = used(|bounds| bounds.flushes) + used(|bounds| bounds.rollbacks);
-    let faults = used(|bounds| bounds.crashes) + used(|bounds| bounds.stalls);
+    let faults = used(|bounds| bounds.crashes) + used(|bounds| bounds.stalls) + used(|bounds| bounds.stops);
     bounds.products * (1 + forgotten) + used(|bounds| bounds.retries) + faults
 }
 

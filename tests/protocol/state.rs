@@ -4,7 +4,7 @@
 //! roles; what it does not forget is in `tasks`, `delayed`, `outcomes`, `ledger` and `disk`. `past` is not part of the
 //! system: it remembers what the promises are about.
 
-use super::ledger::{Ledger, Line, Mark};
+use super::ledger::{Ledger, Line, Mark, Spent};
 
 pub(super) const PRODUCTS: usize = 2;
 pub(super) const WORKERS: usize = 2;
@@ -37,7 +37,8 @@ pub(super) struct Bounds {
     pub(super) failures: u8,
     /// Calls after which the product is to be tried again: in place, or later.
     pub(super) retries: u8,
-    /// SIGTERM: a worker gives back what it has not begun, an aggregator finishes its files.
+    /// SIGTERM: a worker gives back what it has not begun, and at the end of its grace the rest; an aggregator finishes its
+    /// files.
     pub(super) stops: u8,
 }
 
@@ -63,8 +64,7 @@ pub(super) const TWO: Bounds = Bounds { products: 2, ..ONE };
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub(super) struct Task {
     pub(super) product: u8,
-    pub(super) calls: u8,
-    pub(super) repeated: u8,
+    pub(super) spent: Spent,
 }
 
 /// Messages of a queue or lines of a file, in order of arrival; queues are kept sorted, because RabbitMQ's order does
@@ -170,9 +170,7 @@ pub(super) enum Producer {
 pub(super) enum Path {
     Asked,
     Analysed,
-    /// Given back before a call.
-    Unbegun,
-    /// To be tried again.
+    /// To be tried again, or given back by one that is stopped.
     Later,
     Known,
     Busy,
@@ -195,11 +193,18 @@ pub(super) struct Desk {
     pub(super) task: Task,
     /// The delivery as the broker has it, while it is this worker's to acknowledge.
     pub(super) delivery: Option<Task>,
-    /// Calls made under this claim.
-    pub(super) calls: u8,
+    /// What was known when the product was granted; calls that were lost by then come on top, in the task.
+    pub(super) known: Spent,
     pub(super) line: Option<Line>,
-    /// The answer is to be kept although another has the product.
-    pub(super) is_late: bool,
+    /// Of how many calls of the product the ledger told, because the claim was gone when the answer was put.
+    pub(super) late: Option<u8>,
+}
+
+impl Desk {
+    /// Calls made under this claim.
+    pub(super) const fn calls(&self) -> u8 {
+        self.task.spent.calls - self.known.calls
+    }
 }
 
 /// What a replay goes back to.
@@ -250,6 +255,8 @@ pub(super) struct Aggregator {
 pub(super) struct Past {
     /// Calls made for each product.
     pub(super) calls: [u8; PRODUCTS],
+    /// Calls noted in a claim: one that was cut off by then may not have been made.
+    pub(super) noted: [u8; PRODUCTS],
     /// The broker has confirmed a task of the product.
     pub(super) published: [bool; PRODUCTS],
     pub(super) scans: u8,

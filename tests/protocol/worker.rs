@@ -1,7 +1,7 @@
 //! A worker at one product, as in `worker/src/product.rs`.
 
 use super::{
-    ledger::{Claim, Kept, Line},
+    ledger::{Claim, Kept, Line, Spent},
     moves::{Moves, spend},
     program::{Protocol, WorkerStep},
     state::{Desk, Path, Task, Worker, World},
@@ -11,11 +11,12 @@ use super::{
 const FAILED: u8 = 0;
 const POISONED: u8 = 1;
 
+const ASKED_AGAIN: &str = "a product whose answer is safe is asked for again";
+
 fn program(protocol: &Protocol, path: Path) -> &[WorkerStep] {
     match path {
         Path::Asked => &protocol.asked,
         Path::Analysed => &protocol.analysed,
-        Path::Unbegun => &protocol.unbegun,
         Path::Later => &protocol.later,
         Path::Known => &protocol.known,
         Path::Busy => &protocol.busy,
@@ -35,8 +36,7 @@ pub(super) fn moves(world: &World, number: usize, moves: &mut Moves<'_>) {
     }
     let mut to = *world;
     if step == WorkerStep::Begin && spend(&mut to.left.stops) {
-        let path = if desk.calls == 0 { Path::Unbegun } else { Path::Later };
-        to.workers[number] = Worker::At(Desk { path, at: 0, ..desk });
+        to.workers[number] = Worker::At(Desk { path: Path::Later, at: 0, ..desk });
         moves.chance("is stopped before it calls", Some(product), to);
     }
     let (what, done, next) = take(world, number, desk, step, moves);
@@ -62,7 +62,7 @@ fn take_task(world: &World, number: usize, moves: &mut Moves<'_>) {
         to.tasks.remove(at);
         let (path, delivery) = (Path::Asked, Some(task));
         to.workers[number] =
-            Worker::At(Desk { path, at: 0, task, delivery, calls: 0, line: None, is_late: false });
+            Worker::At(Desk { path, at: 0, task, delivery, known: task.spent, line: None, late: None });
         moves.step("takes the task", Some(task.product), to);
     }
 }
@@ -81,16 +81,26 @@ fn troubles(world: &World, number: usize, desk: Desk, moves: &mut Moves<'_>) {
         to.workers[number] = Worker::At(Desk { delivery: None, ..desk });
         moves.chance("loses its connection, and the delivery with it", product, to);
     }
-    // Renewed from the claim until the answer is kept, or the task that counts the calls is safe.
-    let is_renewed = match desk.path {
-        Path::Asked => desk.at > 0,
-        Path::Analysed | Path::Later => desk.at == 0,
-        _ => false,
-    };
+    let mut to = *world;
+    if holds_claim(desk, moves.protocol) && spend(&mut to.left.stops) {
+        to.ledger.abandon(desk.task.product, number as u8, moves.protocol.ledger);
+        to.tasks.insert_all(desk.delivery);
+        to.retire_worker(number);
+        moves.chance("ends with its grace, and abandons its claim", product, to);
+    }
     let mut to = *world;
     to.ledger.renew(desk.task.product, number as u8);
-    if is_renewed && to != *world {
+    if holds_claim(desk, moves.protocol) && to != *world {
         moves.step("renews its claim", product, to);
+    }
+}
+
+/// From the claim until the answer is kept, or what was spent: so long it is renewed, and abandoned at the end.
+fn holds_claim(desk: Desk, protocol: &Protocol) -> bool {
+    let to_do = &program(protocol, desk.path)[usize::from(desk.at)..];
+    match desk.path {
+        Path::Asked => desk.at > 0,
+        _ => to_do.iter().any(|step| matches!(step, WorkerStep::Keep | WorkerStep::Release)),
     }
 }
 
@@ -119,14 +129,14 @@ fn take(
                 next = Desk { path: Path::Busy, at: 0, ..desk };
                 "claimed: somebody else is at it"
             }
-            Claim::Granted(lost) => {
-                next.task.repeated += lost.calls;
+            Claim::Granted(lost, spent) => {
+                next.known = desk.task.spent.or_more(spent);
+                next.task.spent = Spent { repeated: next.known.repeated + lost.calls, ..next.known };
                 if has_durable_answer(world, product) && !moves.has_forgotten(world) {
-                    to.past.broken = Some("a product whose answer is safe is asked for again");
+                    to.past.broken = Some(ASKED_AGAIN);
                 }
                 if lost.claims >= moves.protocol.poisoned_after {
-                    let Task { calls, repeated, .. } = next.task;
-                    let line = Line { product, class: Some(POISONED), calls, repeated };
+                    let line = Line { product, class: Some(POISONED), spent: next.task.spent };
                     next = Desk { path: Path::Analysed, at: 0, line: Some(line), ..next };
                     "claimed: given up as poisoned"
                 } else if lost.claims > 0 {
@@ -137,22 +147,51 @@ fn take(
             }
         },
         WorkerStep::Begin => {
-            if to.ledger.begin_call(product, token, desk.calls + 1) {
+            if to.ledger.begin_call(product, token, desk.calls() + 1, rules) {
+                // Asked for again after a lost reply, it is noted once.
+                let is_new = !rules.calls_need_the_claim || to.ledger != world.ledger;
+                to.past.noted[usize::from(product)] += u8::from(is_new);
+                if has_durable_answer(world, product) && !moves.has_forgotten(world) {
+                    to.past.broken = Some(ASKED_AGAIN);
+                }
                 "is about to call"
             } else {
-                next = Desk { path: Path::Busy, at: 0, ..desk };
+                next = Desk { path: Path::Busy, at: 0, ..put_off(desk, moves.protocol) };
                 "finds its claim lost before the call"
             }
         }
         WorkerStep::Keep => {
-            match desk.line.map(|line| to.ledger.put_answer(product, token, line, desk.is_late, rules)) {
-                Some(Kept::Late { calls }) => {
-                    let more = calls.saturating_sub(desk.calls);
-                    let line = desk.line.map(|line| Line { repeated: line.repeated + more, ..line });
-                    next = Desk { line, is_late: true, ..desk };
-                    "finds another at it, and adds the other's calls"
+            match desk.line.map(|line| to.ledger.put_answer(product, token, line, desk.late, rules)) {
+                Some(Kept::Late { calls, spent }) => {
+                    let more = others_calls(desk, calls, spent, moves.protocol);
+                    let line = desk.line.map(|line| {
+                        let told = desk.task.spent;
+                        Line { spent: Spent { repeated: told.repeated + more, ..told }, ..line }
+                    });
+                    next = Desk { line, late: Some(spent.total() + calls), ..desk };
+                    "finds its claim gone, and adds the calls of others"
                 }
-                _ => "kept the answer",
+                Some(Kept::Earlier(failure))
+                    if failure.class.is_some() && desk.line.is_some_and(|line| line.class.is_none()) =>
+                {
+                    let all = failure.spent.total();
+                    let line = desk.line.map(|line| {
+                        let told = desk.task.spent;
+                        let repeated = told.repeated + all.saturating_sub(told.total());
+                        Line { spent: Spent { repeated, ..told }, ..line }
+                    });
+                    next = Desk { line, late: Some(all), ..desk };
+                    "finds an earlier failure, and adds its calls"
+                }
+                Some(Kept::Earlier(line)) => {
+                    next.line = Some(line);
+                    "finds an earlier answer, which it tells"
+                }
+                Some(Kept::Done) => {
+                    next = Desk { path: Path::Done, at: 0, ..desk };
+                    "finds the product done"
+                }
+                Some(Kept::Yes) | None => "kept the answer",
             }
         }
         WorkerStep::Send => "sends the outcome",
@@ -161,8 +200,12 @@ fn take(
             "told the outcome"
         }
         WorkerStep::Release => {
-            to.ledger.release(product, token);
-            "released its claim"
+            if to.ledger.release(product, token, desk.task.spent, rules) {
+                "released its claim"
+            } else {
+                next = put_off(next, moves.protocol);
+                "has no claim left to release"
+            }
         }
         WorkerStep::Delay => {
             to.delayed.insert(desk.task);
@@ -177,6 +220,22 @@ fn take(
     (what, to, next)
 }
 
+/// The calls of a claim that is another's by now are among those that the ledger counts as lost: the task goes as it came.
+fn put_off(desk: Desk, protocol: &Protocol) -> Desk {
+    let spent = if protocol.lost_claims_keep_calls { desk.task.spent } else { desk.known };
+    Desk { task: Task { spent, ..desk.task }, ..desk }
+}
+
+/// `Desk::keep`: what a late answer's line does not tell yet.
+fn others_calls(desk: Desk, calls: u8, spent: Spent, protocol: &Protocol) -> u8 {
+    if protocol.late_answers_tell_losses_twice {
+        let repeated = desk.task.spent.repeated;
+        let others = spent.calls.saturating_sub(desk.known.calls) + spent.repeated.saturating_sub(repeated);
+        return (others + calls).saturating_sub(desk.calls());
+    }
+    (desk.known.or_more(spent).total() + calls).saturating_sub(desk.task.spent.total())
+}
+
 /// Whether an answer is where no crash of a worker takes it away.
 fn has_durable_answer(world: &World, product: u8) -> bool {
     world.ledger.answers[usize::from(product)].is_some()
@@ -186,13 +245,13 @@ fn has_durable_answer(world: &World, product: u8) -> bool {
 
 /// The call and its ends.
 fn call(world: &World, number: usize, desk: Desk, moves: &mut Moves<'_>) {
-    let Task { product, calls, repeated } = desk.task;
+    let Task { product, spent } = desk.task;
     let mut called = *world;
     called.past.calls[usize::from(product)] += 1;
-    let task = Task { product, calls: calls + 1, repeated };
-    let desk = Desk { task, calls: desk.calls + 1, ..desk };
+    let task = Task { product, spent: Spent { calls: spent.calls + 1, ..spent } };
+    let desk = Desk { task, ..desk };
     let analysed = |class| {
-        let line = Some(Line { product, class, calls: task.calls, repeated });
+        let line = Some(Line { product, class, spent: task.spent });
         Worker::At(Desk { path: Path::Analysed, at: 0, line, ..desk })
     };
     let mut to = called;

@@ -153,6 +153,20 @@ impl RabbitMq {
         self.run();
     }
 
+    /// Has every quorum queue without a leader elect one, as docs/operations.md tells an operator to: one that was killed in
+    /// the moment in which it was declared does not by itself. (Seen of RabbitMQ 3.10.8.)
+    pub(crate) fn elect_leaders(&self) {
+        const ELECT: &str = "[ra:trigger_election(Server) || Queue <- rabbit_amqqueue:list(), \
+             amqqueue:get_type(Queue) =:= rabbit_quorum_queue, \
+             Server <- [amqqueue:get_pid(Queue)], ra_leaderboard:lookup_leader(element(1, Server)) =:= undefined].";
+        self.ctl(&["eval", ELECT]);
+    }
+
+    /// The process of a queue does nothing any more, until the node is restarted.
+    pub(crate) fn hold_queue(&self, queue: &str) {
+        self.ctl(&["eval", &format!("sys:suspend(whereis(list_to_atom(\"%2F_{queue}\"))).")]);
+    }
+
     pub(crate) fn pause(&mut self) {
         self.server.pause();
     }

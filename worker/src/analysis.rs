@@ -170,7 +170,7 @@ impl Analyst {
     }
 
     fn over_budget(&self, most: Money) -> Halt {
-        let budget = self.job().limits.budget().unwrap_or_default();
+        let budget = self.job().limits.budget_money().unwrap_or_default();
         let reason = format!(
             "the budget of {budget} has no room for another call, which may cost {most}; raise it (--budget), then start \
              it again"

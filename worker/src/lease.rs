@@ -19,7 +19,7 @@ pub(crate) struct Leases {
 }
 
 /// A claim that is renewed until it is settled. One that is dropped before was cut off: it stays among those that are
-/// held, for whoever ends the worker to give up.
+/// held, for whoever ends the worker to give up. One whose task panics runs out: that is evidence against its product.
 #[must_use]
 pub(crate) struct Held {
     leases: Leases,
@@ -42,10 +42,22 @@ impl Leases {
 impl Held {
     /// The claim is given back, or its answer is kept, or it is another's.
     pub(crate) fn settled(self) {
+        self.forget();
+    }
+
+    fn forget(&self) {
         let mut held = self.leases.held.lock().unwrap_or_else(PoisonError::into_inner);
         // Another task of the product may hold it by now.
         if held.get(&self.product) == Some(&self.token) {
             held.remove(&self.product);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.forget();
         }
     }
 }

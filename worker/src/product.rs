@@ -179,10 +179,10 @@ impl Desk {
         };
         crash::point_of(Point::WorkerClaimed, &delivery.message.id);
         let held = self.leases.keep(product, token.clone());
-        let spent = &mut delivery.message.spent;
-        *spent = spent.or_more(grant.spent);
-        spent.repeated_calls += grant.lost_calls;
-        let before = *spent;
+        // Calls that were lost come on top: the ledger goes on counting them until this claim is released.
+        let known = delivery.message.spent.or_more(grant.spent);
+        let repeated_calls = known.repeated_calls + grant.lost_calls;
+        delivery.message.spent = Spent { repeated_calls, ..known };
 
         // 2.
         let company = tokio::select! {
@@ -199,11 +199,11 @@ impl Desk {
             self.analyst().analyse(&mut delivery.message, &token, &self.model, ledger, stopper).await?
         };
         drop(company);
-        let cost = delivery.message.spent.beyond(before).cost_nano_usd;
+        let cost = delivery.message.spent.beyond(known).cost_nano_usd;
         match verdict {
             Verdict::Outcome(outcome) => {
                 // 3.
-                let kept = self.keep(product, &token, outcome, (before, delivery.message.spent)).await?;
+                let kept = self.keep(product, &token, outcome, (known, delivery.message.spent)).await?;
                 held.settled();
                 crash::point_of(Point::WorkerKept, &delivery.message.id);
                 // 4. and 5.
@@ -213,8 +213,11 @@ impl Desk {
                 }
             }
             Verdict::Later(delay) => {
-                self.ledger.release(product, &token, &delivery.message.spent, cost).await?;
+                let was_held = self.ledger.release(product, &token, &delivery.message.spent, cost).await?;
                 held.settled();
+                if !was_held {
+                    delivery.message.spent = without_calls_beyond(known, delivery.message.spent);
+                }
                 Ok(delivery.retry_later(delay).await?)
             }
             Verdict::Halted(halt) => {
@@ -225,6 +228,7 @@ impl Desk {
             }
             Verdict::Lost => {
                 held.settled();
+                delivery.message.spent = without_calls_beyond(known, delivery.message.spent);
                 Ok(delivery.retry_later(BUSY_DELAY).await?)
             }
         }
@@ -241,33 +245,51 @@ impl Desk {
 
     /// From here on the product is never asked for again. The outcome that is to be told: an earlier one where there is
     /// one, `None` where the product has its line. One that comes after its claim ran out tells of what others did since;
-    /// `spent` is what its task knew before this claim, and knows now.
+    /// `known` is what was known when the product was granted, without the calls lost by then, and `now` what its line
+    /// tells.
     async fn keep(
         &self,
         product: IdHash,
         token: &str,
         outcome: Outcome,
-        (before, now): (Spent, Spent),
+        (known, now): (Spent, Spent),
     ) -> anyhow::Result<Option<Outcome>> {
-        let cost = now.beyond(before).cost_nano_usd;
-        let (outcome, kept) = match self.ledger.put_answer(product, token, &outcome, cost, false).await? {
-            Kept::Late { calls, spent } => {
-                // All that was begun since, less this one's own: those are among the others' lost ones.
-                let others = spent.beyond(before);
-                let own = now.calls.saturating_sub(before.calls);
-                let repeated_calls = (others.calls + others.repeated_calls + calls).saturating_sub(own);
-                let others = Spent { calls: 0, repeated_calls, ..others };
-                let outcome = outcome.with_more_spent(&others)?;
-                let kept = self.ledger.put_answer(product, token, &outcome, cost, true).await?;
-                (outcome, kept)
+        let cost = now.beyond(known).cost_nano_usd;
+        let (mut told, mut late) = (None, None);
+        loop {
+            let line = told.as_ref().unwrap_or(&outcome);
+            match self.ledger.put_answer(product, token, line, cost, late).await? {
+                Kept::Yes => return Ok(Some(told.unwrap_or(outcome))),
+                Kept::Earlier(Outcome::Failed(line)) if matches!(outcome, Outcome::Completed(_)) => {
+                    // The result was paid for and is worth more. What the failure tells of, it tells of instead.
+                    let spent = line.spent()?;
+                    told = Some(self.with_others(&outcome, spent, spent.all_calls(), (known, now))?);
+                    late = Some(spent.all_calls());
+                }
+                Kept::Earlier(earlier) => return Ok(Some(earlier)),
+                Kept::Done => return Ok(None),
+                Kept::Late { calls, spent } => {
+                    // All calls there were, less those that the line tells: this one's own and the ones lost before are
+                    // among the lost ones that the ledger counts.
+                    let all = known.or_more(spent).all_calls() + calls;
+                    told = Some(self.with_others(&outcome, spent, all, (known, now))?);
+                    late = Some(spent.all_calls() + calls);
+                }
             }
-            kept => (outcome, kept),
-        };
-        Ok(match kept {
-            Kept::Done => None,
-            Kept::Earlier(earlier) => Some(earlier),
-            Kept::Yes | Kept::Late { .. } => Some(outcome),
-        })
+        }
+    }
+
+    /// The outcome, with a line that tells of all calls there were, and of what others have spent.
+    fn with_others(
+        &self,
+        outcome: &Outcome,
+        spent: Spent,
+        all_calls: u32,
+        (known, now): (Spent, Spent),
+    ) -> anyhow::Result<Outcome> {
+        let repeated_calls = all_calls.saturating_sub(now.all_calls());
+        let others = Spent { calls: 0, repeated_calls, ..spent.beyond(known) };
+        Ok(outcome.clone().with_more_spent(&others)?)
     }
 
     /// Pauses the run, where it has not paused yet, and this worker with it.
@@ -301,4 +323,10 @@ impl Desk {
         crash::point_of(Point::WorkerTold, &delivery.message.id);
         Ok(delivery.ack().await?)
     }
+}
+
+/// What a task tells that is put off after its claim was lost. The ledger counts the calls of that claim as lost, and tells
+/// whoever has the product next; of what they read and wrote it does not know.
+const fn without_calls_beyond(known: Spent, now: Spent) -> Spent {
+    Spent { calls: known.calls, repeated_calls: known.repeated_calls, ..now }
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::money::Money;
 use serde::{Deserialize, Serialize};
 
 /// How fast, how often, and for how much.
@@ -89,6 +90,14 @@ impl fmt::Display for Percentile {
             (whole, 0) => write!(f, "p{whole}"),
             (whole, tenths) => write!(f, "p{whole}.{tenths}"),
         }
+    }
+}
+
+impl Limits {
+    /// The budget, as it is counted.
+    #[must_use]
+    pub fn budget_money(&self) -> Option<Money> {
+        self.budget.map(Money::from_usd)
     }
 }
 

@@ -151,12 +151,12 @@ pub struct Call {
 pub enum Kept {
     /// It is kept.
     Yes,
-    /// Another was there before: that one is to be told.
+    /// Another was there before: that one is to be told. (A failure is replaced by a result.)
     Earlier(Outcome),
     /// The product has its result already: nobody waits for the answer.
     Done,
-    /// Not yet: the claim had run out, and others may have worked on the product since. It is kept when it is put again
-    /// as late, with a line that tells of them.
+    /// Not yet: the claim had run out, and others may have worked on the product since. It is kept when it is put again,
+    /// with a line that tells of them, and they have not gone on meanwhile.
     Late {
         /// Calls begun by those whose claims ran out and by who has the product now, and not in `spent`.
         calls: u32,
@@ -206,6 +206,8 @@ pub enum Done<'a> {
         class: FailureClass,
         /// The line of the failures, from which it can be put back.
         line: &'a str,
+        /// The line may be an old one: a product that was put back since is left alone.
+        is_told_again: bool,
     },
 }
 
@@ -243,8 +245,13 @@ pub struct JournalMark {
     /// Up to here every line of the failures is.
     pub failures_bytes: u64,
     /// Of which edition of the failures that is: they are rewritten when a run ends.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_first")]
     pub failures_edition: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+const fn is_first(edition: &u64) -> bool {
+    *edition == 0
 }
 
 /// Counts of one reading of the input.
@@ -363,27 +370,28 @@ pub trait Ledger: Send + Sync {
     async fn spent_at_least(&self, spent: Money) -> Result<(), LedgerError>;
 
     /// Gives a claim up, and remembers what was spent on the product: it may have other tasks than this one. What is
-    /// known of earlier claims that ran out stays known.
-    /// `cost` is what its calls have cost.
+    /// known of earlier claims that ran out stays known. `cost` is what this claim's calls have cost. Returns whether the
+    /// claim was held: of one that was lost, the ledger counts the calls already (and of one whose reply was lost, it
+    /// remembers them).
     async fn release(
         &self,
         product: IdHash,
         token: &ClaimToken,
         spent: &Spent,
         cost: Money,
-    ) -> Result<(), LedgerError>;
+    ) -> Result<bool, LedgerError>;
     /// Gives up claims whose calls were cut off by an end in good order: the calls are lost, and are no evidence against
     /// the product. The last word of a role: tried once and for a moment, whether or not the process is ending.
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError>;
-    /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost is kept only where it is
-    /// said to be `late`, so that its line can tell of what others did. `cost` is what the claim's calls have cost.
+    /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost is kept only where its line
+    /// tells of what others did: `late` is of how many calls ([`Kept::Late`], both of its numbers) the reply before told.
     async fn put_answer(
         &self,
         product: IdHash,
         token: &ClaimToken,
         outcome: &Outcome,
         cost: Money,
-        late: bool,
+        late: Option<u32>,
     ) -> Result<Kept, LedgerError>;
     /// How many claims are held now.
     async fn claimed(&self) -> Result<u64, LedgerError>;

@@ -34,14 +34,29 @@ pub(super) enum Call {
         product: u8,
         token: u8,
     },
+    /// With so many calls spent, and so many of them repeated.
     Release {
         product: u8,
         token: u8,
+        spent: (u8, u8),
+    },
+    /// Of claims: product and token of each.
+    Abandon {
+        claims: Vec<(u8, u8)>,
+    },
+    /// A place that is free at once, or the call after the wait for one.
+    Begin {
+        product: u8,
+        token: u8,
+        number: u8,
+        reserve: bool,
     },
     PutAnswer {
         product: u8,
         token: u8,
         number: u8,
+        /// With the number of calls that a late answer is to tell of, or another.
+        late: Option<bool>,
     },
     /// Products and their classes, from the right mark or a wrong one, to the next mark or again to the last.
     Record {
@@ -72,9 +87,13 @@ pub(super) fn calls(over_redis: bool) -> impl Strategy<Value = Vec<Call>> {
     let within = prop_oneof![
         4 => (product(), token()).prop_map(|(product, token)| Call::Claim { product, token }),
         2 => (product(), token()).prop_map(|(product, token)| Call::Renew { product, token }),
-        2 => (product(), token()).prop_map(|(product, token)| Call::Release { product, token }),
-        2 => (product(), token(), 0..9_u8)
-            .prop_map(|(product, token, number)| Call::PutAnswer { product, token, number }),
+        2 => (product(), token(), (0..3_u8, 0..3_u8))
+            .prop_map(|(product, token, spent)| Call::Release { product, token, spent }),
+        1 => prop::collection::vec((product(), token()), 0..3).prop_map(|claims| Call::Abandon { claims }),
+        4 => (product(), token(), 1..4_u8, any::<bool>())
+            .prop_map(|(product, token, number, reserve)| Call::Begin { product, token, number, reserve }),
+        2 => (product(), token(), 0..9_u8, prop::option::of(likely()))
+            .prop_map(|(product, token, number, late)| Call::PutAnswer { product, token, number, late }),
         2 => (lines, likely(), any::<bool>())
             .prop_map(|(lines, right, again)| Call::Record { lines, right, again }),
         1 => Just(Call::States),

@@ -9,11 +9,12 @@ use shelfmill_pipeline::{
     broker::Connect,
     failure::FailureClass,
     identity::IdHash,
+    job::Limits,
     ledger::{
-        Admission as RealAdmission, Claim as RealClaim, Done, EmbeddedLedger, JournalMark, Kept, RedisConfig,
-        RedisLedger, State,
+        Admission as RealAdmission, Call as NthCall, Claim as RealClaim, Done, EmbeddedLedger, Grant,
+        JournalMark, Kept as RealKept, RedisConfig, RedisLedger, State, Turn,
     },
-    message::{Outcome, Rejects, Spent},
+    message::{Outcome, Rejects, Spent as RealSpent},
     money::Money,
     shutdown::Stopper,
 };
@@ -21,13 +22,20 @@ use shelfmill_pipeline::{
 use super::calls::Call;
 use crate::{
     protocol::{
-        ledger::{Admission, CLASSES, Claim, Ledger, Line, Mark, Rules, Standing},
+        ledger::{
+            Admission, CLASSES, Claim, Kept, Ledger, Letters, Line, Losses, Mark, Rules, Spent, Standing,
+        },
         state::PRODUCTS,
     },
     support::redis,
 };
 
 const LEASE: Duration = Duration::from_secs(600);
+/// A call that costs nothing.
+fn nth_call(number: u8) -> NthCall {
+    NthCall { number: number.into(), tokens: 1, most: Money::ZERO }
+}
+
 const REAL_CLASSES: [FailureClass; CLASSES] = [FailureClass::Timeout, FailureClass::Malformed];
 
 /// A run of its own in the Redis that all tests share.
@@ -90,6 +98,22 @@ fn outcome(number: u64) -> Outcome {
     Outcome::Rejected(Rejects { scan: number, first: 1, lines: Vec::new() })
 }
 
+/// Answers are told from each other by a number: here the scan of some rejects, in the model the calls of a line.
+fn number_of(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Rejected(rejects) => rejects.scan,
+        _ => panic!("nobody put {outcome:?}"),
+    }
+}
+
+const fn numbered(number: u8) -> Spent {
+    Spent { calls: number, repeated: 0 }
+}
+
+fn real_spent(spent: Spent) -> RealSpent {
+    RealSpent { calls: spent.calls.into(), repeated_calls: spent.repeated.into(), ..RealSpent::default() }
+}
+
 fn real_mark(mark: Mark) -> JournalMark {
     let (size_bytes, failures_bytes) = (mark.journal.into(), mark.failures.into());
     JournalMark {
@@ -142,7 +166,12 @@ impl<'s> Sides<'s> {
             }
             Call::Claim { product, token: who } => {
                 let said = real.claim(hash(*product), &token(*product, *who), LEASE).await.unwrap();
-                return (claimed(&said), expected_claim(model.claim(*product, *who, Rules::REAL)));
+                let mut expected = model.claim(*product, *who, Rules::REAL);
+                if let (Claim::Granted(..), None) = (expected, self.redis) {
+                    // In one process a product has one task, which knows what was spent.
+                    expected = Claim::Granted(Losses::default(), Spent::default());
+                }
+                return (claimed(said), expected_claim(expected));
             }
             Call::ClaimRunsOut { product } => {
                 if let (Some(redis), Some(held)) = (self.redis, model.claims[usize::from(*product)]) {
@@ -154,23 +183,56 @@ impl<'s> Sides<'s> {
                 real.renew(&[(hash(*product), token(*product, *who))], LEASE).await.unwrap();
                 model.renew(*product, *who);
             }
-            Call::Release { product, token: who } => {
-                real.release(hash(*product), &token(*product, *who), &Spent::default(), Money::ZERO)
-                    .await
-                    .unwrap();
-                model.release(*product, *who);
+            Call::Release { product, token: who, spent: (calls, repeated) } => {
+                let spent = Spent { calls: *calls, repeated: *repeated };
+                let said = real
+                    .release(hash(*product), &token(*product, *who), &real_spent(spent), Money::ZERO)
+                    .await;
+                let expected = model.release(*product, *who, spent, Rules::REAL);
+                return (said.unwrap().to_string(), expected.to_string());
             }
-            Call::PutAnswer { product, token: who, number } => {
-                let answer = outcome((*number).into());
+            Call::Abandon { claims } => {
+                let held: Vec<(IdHash, String)> =
+                    claims.iter().map(|(product, who)| (hash(*product), token(*product, *who))).collect();
+                real.abandon(&held).await.unwrap();
+                claims.iter().for_each(|(product, who)| model.abandon(*product, *who, Rules::REAL));
+            }
+            Call::Begin { product, token: who, number, reserve } => {
                 let token = token(*product, *who);
-                let kept =
-                    real.put_answer(hash(*product), &token, &answer, Money::ZERO, false).await.unwrap();
-                if matches!(kept, Kept::Late { .. }) {
-                    // Another has claimed the product since: the worker tells of its calls, and puts the answer again.
-                    real.put_answer(hash(*product), &token, &answer, Money::ZERO, true).await.unwrap();
+                let claim = (hash(*product), token.as_str());
+                let said = match reserve {
+                    true => real.reserve_call(claim, &nth_call(*number), &Limits::default()).await,
+                    false => real.begin_call(claim, &nth_call(*number), &Limits::default()).await,
+                };
+                let expected = match model.begin_call(*product, *who, *number, Rules::REAL) {
+                    true => Turn::Now,
+                    false => Turn::Lost,
+                };
+                return (format!("{:?}", said.unwrap()), format!("{expected:?}"));
+            }
+            Call::PutAnswer { product, token: who, number, late } => {
+                let held = model.claims[usize::from(*product)];
+                if self.redis.is_none() && held.is_some_and(|held| held.token != *who && held.live) {
+                    // In one process no claim runs out: nobody answers what another has.
+                    return Default::default();
                 }
-                let line = Line { product: *product, class: None, calls: *number, repeated: 0 };
-                model.put_answer(*product, *who, line, true, Rules::REAL);
+                let calls = model.spent[usize::from(*product)].total()
+                    + held.map_or(0, |held| held.lost.calls + held.begun);
+                let late = if self.redis.is_some() { *late } else { Some(true) };
+                let late = late.map(|right| calls + u8::from(!right));
+                let answer = outcome((*number).into());
+                let said = real
+                    .put_answer(
+                        hash(*product),
+                        &token(*product, *who),
+                        &answer,
+                        Money::ZERO,
+                        late.map(u32::from),
+                    )
+                    .await;
+                let line = Line { product: *product, class: None, spent: numbered(*number) };
+                let expected = model.put_answer(*product, *who, line, late, Rules::REAL);
+                return (kept(said.unwrap()), expected_kept(expected));
             }
             Call::Record { lines, right, again } => return self.record(lines, *right, *again).await,
             Call::Reopen { products } => {
@@ -240,6 +302,7 @@ impl<'s> Sides<'s> {
                     hash: hash(*product),
                     class: REAL_CLASSES[usize::from(*class)],
                     line: "{}",
+                    is_told_again: false,
                 },
             })
             .collect();
@@ -247,7 +310,7 @@ impl<'s> Sides<'s> {
         let said = self.real.record(&done, real_before.as_ref(), &real_after).await.unwrap();
         let lines: Vec<Line> = lines
             .iter()
-            .map(|(product, class)| Line { product: *product, class: *class, calls: 0, repeated: 0 })
+            .map(|(product, class)| Line { product: *product, class: *class, spent: Spent::default() })
             .collect();
         (said.to_string(), self.model.record(&lines, before, after, Rules::REAL).to_string())
     }
@@ -291,7 +354,7 @@ fn admitted(said: Option<&[RealAdmission]>) -> String {
     })
 }
 
-fn letters(expected: Option<super::super::ledger::Letters>) -> String {
+fn letters(expected: Option<Letters>) -> String {
     expected.map_or("scan lost".to_owned(), |letters| {
         letters
             .iter()
@@ -306,13 +369,12 @@ fn letters(expected: Option<super::super::ledger::Letters>) -> String {
     })
 }
 
-fn claimed(said: &RealClaim) -> String {
+fn claimed(said: RealClaim) -> String {
     match said {
         RealClaim::Done => "done".to_owned(),
         RealClaim::Busy => "busy".to_owned(),
-        RealClaim::Answered(Outcome::Rejected(rejects)) => format!("answered {}", rejects.scan),
-        RealClaim::Answered(_) => "answered by somebody else".to_owned(),
-        RealClaim::Granted(_) => "granted".to_owned(),
+        RealClaim::Answered(outcome) => format!("answered {}", number_of(&outcome)),
+        RealClaim::Granted(grant) => format!("{grant:?}"),
     }
 }
 
@@ -320,7 +382,28 @@ fn expected_claim(claim: Claim) -> String {
     match claim {
         Claim::Done => "done".to_owned(),
         Claim::Busy => "busy".to_owned(),
-        Claim::Answered(line) => format!("answered {}", line.calls),
-        Claim::Granted(_) => "granted".to_owned(),
+        Claim::Answered(line) => format!("answered {}", line.spent.calls),
+        Claim::Granted(lost, spent) => {
+            let (lost_claims, lost_calls) = (lost.claims.into(), lost.calls.into());
+            format!("{:?}", Grant { lost_claims, lost_calls, spent: real_spent(spent) })
+        }
+    }
+}
+
+fn kept(said: RealKept) -> String {
+    match said {
+        RealKept::Yes => "kept".to_owned(),
+        RealKept::Earlier(outcome) => format!("earlier {}", number_of(&outcome)),
+        RealKept::Done => "done".to_owned(),
+        RealKept::Late { calls, spent } => format!("late {calls} {spent:?}"),
+    }
+}
+
+fn expected_kept(expected: Kept) -> String {
+    match expected {
+        Kept::Yes => "kept".to_owned(),
+        Kept::Earlier(line) => format!("earlier {}", line.spent.calls),
+        Kept::Done => "done".to_owned(),
+        Kept::Late { calls, spent } => format!("late {calls} {:?}", real_spent(spent)),
     }
 }

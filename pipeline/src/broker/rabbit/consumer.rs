@@ -115,7 +115,7 @@ impl Shared {
                     Trouble::Permanent(error) => return Err(error),
                     Trouble::Passing(error) => Loss::Connection(error.to_string()),
                 },
-                Err(_) => Loss::Connection(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+                Err(_) => Loss::Silence(queue.to_owned()),
             };
             self.outages.lost(Purpose::Consume, Some(link.opened), &loss);
             self.breathe().await?;
@@ -167,6 +167,8 @@ impl Shared {
                 None => Loss::Connection("the connection has ended".to_owned()),
             };
             self.outages.lost(Purpose::Consume, Some(live.0.opened), &loss);
+            // What came on this connection comes again.
+            burials.shutdown().await;
             drop(live);
             let subscribed = async {
                 self.breathe().await?;

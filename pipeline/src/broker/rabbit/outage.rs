@@ -50,6 +50,8 @@ pub(super) enum Loss {
     Unreachable(String),
     /// A queue that was there is not there any more.
     Queue(String),
+    /// A queue that does not answer, although RabbitMQ does.
+    Silence(String),
 }
 
 /// The outage a process is in, if it is in one.
@@ -71,6 +73,7 @@ struct Outage {
     began: Instant,
     of_queue: bool,
     missed: Vec<Purpose>,
+    silence_told: bool,
 }
 
 impl Outages {
@@ -86,6 +89,12 @@ impl Outages {
             if !outage.missed.contains(&purpose) {
                 outage.missed.push(purpose);
             }
+            // What began as a loss of RabbitMQ goes on as something that does not mend itself.
+            if let Loss::Silence(queue) = loss
+                && !std::mem::replace(&mut outage.silence_told, true)
+            {
+                self.tell_silence(queue);
+            }
             return;
         }
         let now = Instant::now();
@@ -96,7 +105,8 @@ impl Outages {
             return;
         }
         let of_queue = matches!(loss, Loss::Queue(_));
-        state.outage = Some(Outage { began: now, of_queue, missed: vec![purpose] });
+        let silence_told = matches!(loss, Loss::Silence(_));
+        state.outage = Some(Outage { began: now, of_queue, missed: vec![purpose], silence_told });
         let was_there = state.is_known;
         drop(state);
         let at = &self.at;
@@ -106,6 +116,7 @@ impl Outages {
                 queue,
                 "a queue was deleted, declaring it again; run the producer again to publish what was in it"
             ),
+            Loss::Silence(queue) => self.tell_silence(queue),
             Loss::Unreachable(reason) if !was_there => {
                 tracing::warn!(at, reason, "cannot reach RabbitMQ, trying again until it is there");
             }
@@ -115,6 +126,15 @@ impl Outages {
                 "lost RabbitMQ, trying again until it is back; calls in flight go on and nothing is lost"
             ),
         }
+    }
+
+    fn tell_silence(&self, queue: &str) {
+        tracing::warn!(
+            at = self.at,
+            queue,
+            "a queue does not answer, although RabbitMQ does; trying again until it does. Where that does not end, it may \
+             have no leader: docs/operations.md says what to do"
+        );
     }
 
     /// A connection can be used.

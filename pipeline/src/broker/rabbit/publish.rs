@@ -86,6 +86,7 @@ impl Shared {
                 let reason = match loss {
                     Loss::Connection(reason) | Loss::Unreachable(reason) => reason,
                     Loss::Queue(queue) => format!("there is no queue {queue}"),
+                    Loss::Silence(queue) => format!("no answer from the queue {queue}"),
                 };
                 return Err(BrokerError::Unreachable { at: self.at.clone(), reason });
             }

@@ -135,7 +135,7 @@ impl EmbeddedLedger {
             for _ in 0..std::mem::take(&mut held.lost_calls) {
                 inner.money_spent = inner.money_spent.plus(call.most);
             }
-            if let Some(budget) = limits.budget() {
+            if let Some(budget) = limits.budget_money() {
                 if inner.money_spent.plus(call.most) > budget {
                     return Ok(Turn::OverBudget);
                 }
@@ -365,13 +365,14 @@ impl Ledger for EmbeddedLedger {
         token: &ClaimToken,
         _: &Spent,
         cost: Money,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<bool, LedgerError> {
         let mut inner = self.lock();
-        if inner.is_held_by(&product, token) {
+        let is_held = inner.is_held_by(&product, token);
+        if is_held {
             inner.end_claim(&product, Some(cost));
             inner.note_rest(&product);
         }
-        Ok(())
+        Ok(is_held)
     }
 
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError> {
@@ -407,16 +408,23 @@ impl Ledger for EmbeddedLedger {
         token: &ClaimToken,
         outcome: &Outcome,
         cost: Money,
-        _late: bool,
+        late: Option<u32>,
     ) -> Result<Kept, LedgerError> {
         let mut inner = self.lock();
         if inner.is_held_by(&product, token) {
             inner.end_claim(&product, Some(cost));
         }
+        // No call is under way any more: what ends the process from here on is not the product.
+        inner.note_rest(&product);
         match inner.state(&product) {
             State::Completed => return Ok(Kept::Done),
             State::Failed => {}
             State::Open => {
+                if let (Some(Outcome::Failed(_)), Outcome::Completed(_), Some(_)) =
+                    (inner.answers.get(&product), outcome, late)
+                {
+                    inner.answers.remove(&product);
+                }
                 let kept = inner.answers.entry(product).or_insert_with(|| outcome.clone());
                 if kept.encode() != outcome.encode() {
                     return Ok(Kept::Earlier(kept.clone()));

@@ -19,6 +19,7 @@ for i = 4, #ARGV do
     else
         redis.call('HSET', bucket, product, state .. scan)
     end
+    if state == 'r' then state = 'o' end
     reply[#reply + 1] = state
     count[state] = count[state] + 1
 end

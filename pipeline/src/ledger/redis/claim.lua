@@ -4,7 +4,7 @@
 -- A claim is stored as "<until ms> <claims lost> <calls lost> <calls begun> <billionths of a dollar held> <token>", so
 -- that asking twice gives the same reply. What a claim that ran out had held counts as spent: nobody knows better.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
-if known and known:sub(1, 1) ~= 'o' then return {'done'} end
+if known and known:match('^[cf]') then return {'done'} end
 local answer = redis.call('HGET', KEYS[3], ARGV[1])
 if answer then return {'answered', answer} end
 local time = redis.call('TIME')

@@ -3,7 +3,7 @@
 //! Every change is one script, so it happens whole or not at all, on the server's clock. All keys of a run
 //! share the hash tag `{run}`. Products live in 32 768 hashes by their hash, small enough to stay listpacks up
 //! to about 16 million products (some 22 bytes each); a value is a letter (`o` open, `c` completed, `f`
-//! failed) and the number of the scan that met the product last.
+//! failed, `r` failed and put back) and the number of the scan that met the product last.
 //!
 //! A Redis that is full (`noeviction`) refuses a script before its first write or not at all. Those that the aggregator
 //! needs to write lines, and so to free what their answers take, and those that keep what is held, run all the same
@@ -145,7 +145,7 @@ impl RedisLedger {
         let mut script = self.scripts.reserve.prepare_invoke();
         script.key(&self.keys.pace).key(&self.keys.claims).key(&self.keys.run);
         script.arg(product.as_bytes()).arg(token).arg(call.number).arg(call.most.nanos());
-        script.arg(limits.budget().map_or(String::new(), |budget| budget.nanos().to_string()));
+        script.arg(limits.budget_money().map_or(String::new(), |budget| budget.nanos().to_string()));
         for charge in charges {
             script.arg(charge.cost_ms).arg(charge.burst_ms);
         }
@@ -323,7 +323,7 @@ impl Ledger for RedisLedger {
         token: &ClaimToken,
         spent: &Spent,
         cost: Money,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<bool, LedgerError> {
         let spent = if *spent == Spent::default() { String::new() } else { json(spent) };
         let mut call = self.scripts.release.prepare_invoke();
         call.key(&self.keys.claims).key(&self.keys.spent).key(&self.keys.pace);
@@ -346,7 +346,7 @@ impl Ledger for RedisLedger {
         token: &ClaimToken,
         outcome: &Outcome,
         cost: Money,
-        late: bool,
+        late: Option<u32>,
     ) -> Result<Kept, LedgerError> {
         let reply: Vec<Vec<u8>> = self
             .invoke(
@@ -360,7 +360,7 @@ impl Ledger for RedisLedger {
                     .arg(product.as_bytes())
                     .arg(token)
                     .arg(outcome.encode())
-                    .arg(if late { "1" } else { "" })
+                    .arg(late.map(|calls| calls.to_string()).unwrap_or_default())
                     .arg(cost.nanos()),
             )
             .await?;
@@ -451,7 +451,9 @@ impl Ledger for RedisLedger {
             call.key(self.keys.bucket(done.hash())).arg(done.hash().as_bytes());
             match done {
                 Done::Completed(_) => call.arg("c").arg("").arg(""),
-                Done::Failed { class, line, .. } => call.arg("f").arg(class.name()).arg(*line),
+                Done::Failed { class, line, is_told_again, .. } => {
+                    call.arg(if *is_told_again { "a" } else { "f" }).arg(class.name()).arg(*line)
+                }
             };
         }
         self.invoke(&call).await

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- The lines of these products are on disk. KEYS: run, claims, answers, failures, spent, pace, the bucket of each.
--- ARGV: journal mark before and after, then product, state (c or f), class and line of each (class and line empty for c).
+-- ARGV: journal mark before and after, then product, state, class and line of each (class and line empty for c). States are
+-- c, f, and a for a failure that may have been told before: it leaves a product alone that was put back since.
 -- Returns 1, or 0 (and records nothing) where the mark is another: the ledger was emptied or set back, or somebody
 -- else writes. A failure is stored as "<class> <line>".
 local run, claims, answers, failures, spent, pace = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -13,7 +14,9 @@ for i = 3, #ARGV, 4 do
     local bucket = KEYS[7 + (i - 3) / 4]
     local known = redis.call('HGET', bucket, product) or 'o0'
     local before, of = known:sub(1, 1), known:sub(2)
-    if before ~= 'c' and before ~= state then
+    local is_put_back = state == 'a' and before == 'r'
+    if state == 'a' then state = 'f' end
+    if before ~= 'c' and before ~= state and not is_put_back then
         redis.call('HSET', bucket, product, state .. of)
         local here = of == scan and 1 or 0
         if before == 'f' then
@@ -30,18 +33,18 @@ for i = 3, #ARGV, 4 do
             redis.call('HSET', failures, product, ARGV[i + 2] .. ' ' .. ARGV[i + 3])
         end
     end
-    local claim = redis.call('HGET', claims, product)
-    if claim then
-        -- Somebody is at it again: what that costs will be told by nobody.
-        redis.call('HDEL', claims, product)
-        local hold = claim:match('^%d+ %d+ %d+ %d+ (%d+)')
+    if not is_put_back then
+        local claim = redis.call('HGET', claims, product)
+        local hold = claim and claim:match('^%d+ %d+ %d+ %d+ (%d+)') or '0'
         if hold ~= '0' then
+            -- Somebody is at it again: what that costs will be told by nobody.
             redis.call('HINCRBY', pace, 'held', -hold)
             redis.call('HINCRBY', pace, 'spent', hold)
         end
+        redis.call('HDEL', claims, product)
+        redis.call('HDEL', answers, product)
+        redis.call('HDEL', spent, product)
     end
-    redis.call('HDEL', answers, product)
-    redis.call('HDEL', spent, product)
 end
 if completed ~= 0 then redis.call('HINCRBY', run, 'completed', completed) end
 if failed ~= 0 then redis.call('HINCRBY', run, 'failed', failed) end

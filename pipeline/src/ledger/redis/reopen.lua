@@ -7,7 +7,7 @@ local reopened = 0
 for i, product in ipairs(ARGV) do
     local known = redis.call('HGET', KEYS[5 + i], product)
     if known and known:sub(1, 1) == 'f' then
-        redis.call('HSET', KEYS[5 + i], product, 'o' .. known:sub(2))
+        redis.call('HSET', KEYS[5 + i], product, 'r' .. known:sub(2))
         redis.call('HINCRBY', run, 'failed', -1)
         if known:sub(2) == scan then redis.call('HINCRBY', run, 'scan_failed', -1) end
         local was = redis.call('HGET', failures, product)
