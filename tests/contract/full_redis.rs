@@ -88,7 +88,11 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     refused(
         "reserve",
         ledger
-            .reserve_call((open, "worker"), &Call { number: 1, tokens: 1_000, most: Money::ZERO }, &limits)
+            .reserve_call(
+                (open, "worker"),
+                &Call { number: 1, tokens: 1_000, most: Money::ZERO, before: Money::ZERO },
+                &limits,
+            )
             .await,
     );
     refused("pause", ledger.pause(LEASE).await);

@@ -57,6 +57,7 @@ over_both_ledgers!(
     nobody_calls_without_a_claim,
     a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again,
     calls_hold_what_they_can_cost_and_never_exceed_the_budget,
+    a_call_that_has_ended_holds_nothing,
     a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line,
 );
 
@@ -66,7 +67,7 @@ fn hash(id: &str) -> IdHash {
 
 /// A call that costs nothing.
 fn nth_call(number: u32) -> Call {
-    Call { number, tokens: 1, most: Money::ZERO }
+    Call { number, tokens: 1, most: Money::ZERO, before: Money::ZERO }
 }
 
 fn mark(size_bytes: u64) -> JournalMark {
@@ -268,7 +269,7 @@ async fn a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again(ledger: 
 async fn calls_hold_what_they_can_cost_and_never_exceed_the_budget(ledger: &dyn Ledger) {
     let limits = Limits { budget: Some(1.0), ..Limits::default() };
     let turn = async |id: &str, number, usd| {
-        let call = Call { number, tokens: 1, most: Money::from_usd(usd) };
+        let call = Call { number, tokens: 1, most: Money::from_usd(usd), before: Money::ZERO };
         ledger.claim(hash(id), "one", LEASE).await.unwrap();
         ledger.reserve_call((hash(id), "one"), &call, &limits).await.unwrap()
     };
@@ -284,13 +285,33 @@ async fn calls_hold_what_they_can_cost_and_never_exceed_the_budget(ledger: &dyn 
     assert_eq!(turn("d", 1, 0.95).await, Turn::OverBudget, "whatever the others cost");
     ledger.release(hash("b"), "one", &Spent::default(), Money::from_usd(0.2)).await.unwrap();
     assert_eq!(turn("d", 1, 0.3).await, Turn::Now, "0.3 are spent, 0.4 held");
-    assert!(matches!(turn("c", 2, 0.1).await, Turn::After(_)));
+    assert!(matches!(turn("c", 1, 0.1).await, Turn::Now), "the call that it has begun");
     ledger.abandon(&[(hash("c"), "one".to_owned())]).await.unwrap();
     assert_eq!(turn("e", 1, 0.4).await, Turn::OverBudget, "what was cut off counts as spent: 0.7");
     ledger.spent_at_least(Money::from_usd(0.5)).await.unwrap();
     assert!(matches!(turn("e", 1, 0.3).await, Turn::After(_)));
     ledger.spent_at_least(Money::from_usd(0.8)).await.unwrap();
     assert_eq!(turn("e", 1, 0.3).await, Turn::OverBudget);
+}
+
+async fn a_call_that_has_ended_holds_nothing(ledger: &dyn Ledger) {
+    let limits = Limits { budget: Some(1.0), ..Limits::default() };
+    let turn = async |id: &str, number, before| {
+        let [most, before] = [0.6, before].map(Money::from_usd);
+        ledger.claim(hash(id), "one", LEASE).await.unwrap();
+        let call = Call { number, tokens: 1, most, before };
+        ledger.reserve_call((hash(id), "one"), &call, &limits).await.unwrap()
+    };
+    assert_eq!(turn("a", 1, 0.0).await, Turn::Now);
+    assert!(matches!(turn("b", 1, 0.0).await, Turn::After(_)));
+    // The first call of a has failed, and cost a little; both ask for another one.
+    for _ in 0..2 {
+        assert_eq!(turn("a", 2, 0.1).await, Turn::Now, "asked again, it is counted once");
+    }
+    ledger.release(hash("a"), "one", &Spent::default(), Money::from_usd(0.1)).await.unwrap();
+    assert_eq!(turn("b", 1, 0.0).await, Turn::Now, "0.2 are spent");
+    ledger.release(hash("b"), "one", &Spent::default(), Money::from_usd(0.3)).await.unwrap();
+    assert_eq!(turn("a", 1, 0.0).await, Turn::OverBudget, "0.5 are spent");
 }
 
 async fn a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line(ledger: &dyn Ledger) {
@@ -411,7 +432,7 @@ async fn an_answer_that_comes_late_is_told_of_what_was_spent_by_others_that_have
 async fn what_a_claim_that_ran_out_had_held_counts_as_spent() {
     let ledger = in_redis(&fresh_run("lost-money"));
     let limits = Limits { budget: Some(1.0), ..Limits::default() };
-    let call = |usd| Call { number: 1, tokens: 1, most: Money::from_usd(usd) };
+    let call = |usd| Call { number: 1, tokens: 1, most: Money::from_usd(usd), before: Money::ZERO };
     let (product, other) = (hash("a"), hash("b"));
     ledger.claim(product, "one", LEASE).await.unwrap();
     assert_eq!(ledger.reserve_call((product, "one"), &call(0.6), &limits).await.unwrap(), Turn::Now);

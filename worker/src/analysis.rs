@@ -53,6 +53,9 @@ pub(crate) enum Verdict {
 /// A job, ready to be done.
 #[derive(Debug)]
 pub(crate) struct Analyst {
+    /// As the ledger has it.
+    given: Job,
+    /// With the job as it is done here.
     signature: Signature,
     prompt: Prompt,
     schema: AnswerSchema,
@@ -61,7 +64,8 @@ pub(crate) struct Analyst {
 }
 
 impl Analyst {
-    pub(crate) fn new(config: &WorkerConfig, mut job: Job) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &WorkerConfig, given: Job) -> anyhow::Result<Self> {
+        let mut job = given.clone();
         if config.base_url.is_some() {
             // Prices that are publicly known hold where the calls go, not where the job would have sent them.
             job.llm.base_url.clone_from(&config.base_url);
@@ -77,17 +81,24 @@ impl Analyst {
             return Err(NoKey.into());
         }
         let signature = Signature::new(job, config.name.clone());
-        Ok(Self { signature, prompt, schema, endpoint, refusals: Refusals::default() })
+        Ok(Self { given, signature, prompt, schema, endpoint, refusals: Refusals::default() })
     }
 
-    pub(crate) const fn job(&self) -> &Job {
+    /// Whether this is the job that is to be done.
+    pub(crate) fn is_of(&self, job: &Job) -> bool {
+        self.given == *job
+    }
+
+    const fn job(&self) -> &Job {
         self.signature.job()
     }
 
-    /// Attempts until there is a verdict; the task keeps count of them.
+    /// Attempts until there is a verdict; the task keeps count of them. `settled` is up to where the ledger knows what was
+    /// spent on it.
     pub(crate) async fn analyse(
         &self,
         task: &mut Task,
+        settled: &mut Money,
         token: &ClaimToken,
         model: &ModelClient,
         ledger: &dyn Ledger,
@@ -107,12 +118,15 @@ impl Analyst {
             number: 0,
             tokens: estimate_tokens(&messages) + ceiling,
             // No token is shorter than a byte.
+            before: Money::ZERO,
             most: Money::from_usd(self.job().cost_usd(request.len() as u64, ceiling).unwrap_or(0.0)),
         };
         loop {
             call.number += 1;
+            call.before = task.spent.cost_nano_usd.less(*settled);
             let limits = &self.job().limits;
             let mut turn = ledger.reserve_call(claim, &call, limits).await?;
+            *settled = task.spent.cost_nano_usd;
             while let Turn::After(wait) = turn {
                 if !waited(wait, stopper).await {
                     return Ok(Verdict::Later(Duration::ZERO));

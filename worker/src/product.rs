@@ -30,6 +30,7 @@ use shelfmill_pipeline::{
     job::Job,
     ledger::{Claim, Halt, Kept, Ledger},
     message::{Outcome, Spent, Task},
+    money::Money,
     shutdown::Stopper,
 };
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
@@ -148,7 +149,7 @@ impl Desk {
             }
         }
         let Some(job) = job else { return };
-        if *self.analyst().job() == job {
+        if self.analyst().is_of(&job) {
             return;
         }
         match Analyst::new(&self.config, job) {
@@ -183,6 +184,7 @@ impl Desk {
         let known = delivery.message.spent.or_more(grant.spent);
         let repeated_calls = known.repeated_calls + grant.lost_calls;
         delivery.message.spent = Spent { repeated_calls, ..known };
+        let mut settled = known.cost_nano_usd;
 
         // 2.
         let company = tokio::select! {
@@ -196,14 +198,16 @@ impl Desk {
             Verdict::Outcome(self.analyst().poisoned(&delivery.message, grant.lost_claims))
         } else {
             let (ledger, stopper) = (self.ledger.as_ref(), &self.stopper);
-            self.analyst().analyse(&mut delivery.message, &token, &self.model, ledger, stopper).await?
+            self.analyst()
+                .analyse(&mut delivery.message, &mut settled, &token, &self.model, ledger, stopper)
+                .await?
         };
         drop(company);
-        let cost = delivery.message.spent.beyond(known).cost_nano_usd;
+        let cost = delivery.message.spent.cost_nano_usd.less(settled);
         match verdict {
             Verdict::Outcome(outcome) => {
                 // 3.
-                let kept = self.keep(product, &token, outcome, (known, delivery.message.spent)).await?;
+                let kept = self.keep(product, &token, outcome, (known, delivery.message.spent), cost).await?;
                 held.settled();
                 crash::point_of(Point::WorkerKept, &delivery.message.id);
                 // 4. and 5.
@@ -253,8 +257,8 @@ impl Desk {
         token: &str,
         outcome: Outcome,
         (known, now): (Spent, Spent),
+        cost: Money,
     ) -> anyhow::Result<Option<Outcome>> {
-        let cost = now.beyond(known).cost_nano_usd;
         let (mut told, mut late) = (None, None);
         loop {
             let line = told.as_ref().unwrap_or(&outcome);

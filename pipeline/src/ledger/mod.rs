@@ -142,8 +142,10 @@ pub struct Call {
     pub number: u32,
     /// Tokens it will probably take, read and written.
     pub tokens: u64,
-    /// What it can cost at most; held until the claim ends, and then replaced by what was spent.
+    /// What it can cost at most; held until the next one is asked for, or the claim ends.
     pub most: Money,
+    /// What the one before it under this claim has cost.
+    pub before: Money,
 }
 
 /// What became of an answer.
@@ -370,7 +372,7 @@ pub trait Ledger: Send + Sync {
     async fn spent_at_least(&self, spent: Money) -> Result<(), LedgerError>;
 
     /// Gives a claim up, and remembers what was spent on the product: it may have other tasks than this one. What is
-    /// known of earlier claims that ran out stays known. `cost` is what this claim's calls have cost. Returns whether the
+    /// known of earlier claims that ran out stays known. `cost` is what this claim's last call has cost. Returns whether the
     /// claim was held: of one that was lost, the ledger counts the calls already (and of one whose reply was lost, it
     /// remembers them).
     async fn release(
@@ -384,7 +386,8 @@ pub trait Ledger: Send + Sync {
     /// the product. The last word of a role: tried once and for a moment, whether or not the process is ending.
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError>;
     /// Keeps an answer until it is on disk; the first one counts. One whose claim was lost is kept only where its line
-    /// tells of what others did: `late` is of how many calls ([`Kept::Late`], both of its numbers) the reply before told.
+    /// tells of what others did: `late` is of how many calls ([`Kept::Late`], both of its numbers) the reply before told. `cost` is what this claim's
+    /// last call has cost.
     async fn put_answer(
         &self,
         product: IdHash,

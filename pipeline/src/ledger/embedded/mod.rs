@@ -123,6 +123,13 @@ impl EmbeddedLedger {
         let Some(held) = inner.claims.get_mut(&product).filter(|held| held.token == token) else {
             return Ok(Turn::Lost);
         };
+        let is_new = held.begun < call.number;
+        if is_new && held.hold > Money::ZERO {
+            // The call before has ended: what it held is free, for this one and for others.
+            inner.money_held = inner.money_held.less(held.hold);
+            inner.money_spent = inner.money_spent.plus(call.before);
+            held.hold = Money::ZERO;
+        }
         if inner.halt.is_some() {
             return Ok(Turn::Halted);
         }
@@ -130,7 +137,7 @@ impl EmbeddedLedger {
         if !wait.is_zero() {
             return Ok(Turn::After(wait));
         }
-        if held.begun < call.number {
+        if is_new {
             // Nobody knows what the calls that were cut off have cost.
             for _ in 0..std::mem::take(&mut held.lost_calls) {
                 inner.money_spent = inner.money_spent.plus(call.most);
@@ -144,7 +151,7 @@ impl EmbeddedLedger {
                 }
             }
             held.begun = call.number;
-            held.hold = held.hold.plus(call.most);
+            held.hold = call.most;
             inner.money_held = inner.money_held.plus(call.most);
         }
         inner.note_call(&product, call.number);
@@ -157,11 +164,13 @@ impl EmbeddedLedger {
 }
 
 impl Inner {
-    /// Ends a claim; `cost` is what its calls have cost, where that is known.
+    /// Ends a claim; `cost` is what its last call has cost, where that is known.
     fn end_claim(&mut self, product: &IdHash, cost: Option<Money>) {
         let Some(held) = self.claims.remove(product) else { return };
-        self.money_held = self.money_held.less(held.hold);
-        self.money_spent = self.money_spent.plus(cost.unwrap_or(held.hold));
+        if held.hold > Money::ZERO {
+            self.money_held = self.money_held.less(held.hold);
+            self.money_spent = self.money_spent.plus(cost.unwrap_or(held.hold));
+        }
     }
 
     fn is_held_by(&self, product: &IdHash, token: &ClaimToken) -> bool {

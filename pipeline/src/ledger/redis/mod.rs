@@ -144,7 +144,8 @@ impl RedisLedger {
     ) -> Result<Turn, LedgerError> {
         let mut script = self.scripts.reserve.prepare_invoke();
         script.key(&self.keys.pace).key(&self.keys.claims).key(&self.keys.run);
-        script.arg(product.as_bytes()).arg(token).arg(call.number).arg(call.most.nanos());
+        script.arg(product.as_bytes()).arg(token).arg(call.number);
+        script.arg(call.most.nanos()).arg(call.before.nanos());
         script.arg(limits.budget_money().map_or(String::new(), |budget| budget.nanos().to_string()));
         for charge in charges {
             script.arg(charge.cost_ms).arg(charge.burst_ms);

@@ -1,5 +1,5 @@
 -- Keeps the first answer to a product. KEYS: bucket, claims, answers, spent, pace. ARGV: product, token, outcome, of how many
--- calls of the product an earlier reply 'late' told ('' where there was none), what this claim's calls have cost.
+-- calls of the product an earlier reply 'late' told ('' where there was none), what this claim's last call has cost.
 -- Returns {'kept'}; {'earlier', outcome} where another is kept (a result may replace a failure, when ARGV says that its line
 -- tells of that one's calls); {'done'} where the product has its result already; or,
 -- where the claim is no longer held and there were other calls than those, {'late', calls begun by those whose claims ran
@@ -41,9 +41,10 @@ end
 -- A late one ends the other's claim, too: no call is begun for a product that is answered.
 if token == ARGV[2] or (token and ARGV[4] ~= '') then
     redis.call('HDEL', KEYS[2], ARGV[1])
-    if hold ~= '0' then redis.call('HINCRBY', KEYS[5], 'held', -hold) end
-    -- Of the other's call nobody will tell the cost.
-    local cost = token == ARGV[2] and ARGV[5] or hold
-    if cost ~= '0' then redis.call('HINCRBY', KEYS[5], 'spent', cost) end
+    if hold ~= '0' then
+        redis.call('HINCRBY', KEYS[5], 'held', -hold)
+        -- Of the other's call nobody will tell the cost.
+        redis.call('HINCRBY', KEYS[5], 'spent', token == ARGV[2] and ARGV[5] or hold)
+    end
 end
 return reply

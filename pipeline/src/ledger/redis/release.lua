@@ -1,5 +1,5 @@
 -- Gives a claim up, if it is still held. KEYS: claims, spent, pace. ARGV: product, token, what was spent on the product (with
--- the calls lost before), what this claim's calls have cost. Claims that ran out before stay known, as a claim of nobody. Returns whether it was held.
+-- the calls lost before), what this claim's last call has cost. Claims that ran out before stay known, as a claim of nobody. Returns whether it was held.
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 local claims, hold, token
 if held then claims, hold, token = held:match('^%d+ (%d+) %d+ %d+ (%d+) (.*)$') end
@@ -8,6 +8,8 @@ if token ~= ARGV[2] then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 if claims ~= '0' then redis.call('HSET', KEYS[1], ARGV[1], string.format('0 %d 0 0 0 -', claims)) end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[2], ARGV[1], ARGV[3]) end
-if hold ~= '0' then redis.call('HINCRBY', KEYS[3], 'held', -hold) end
-if ARGV[4] ~= '0' then redis.call('HINCRBY', KEYS[3], 'spent', ARGV[4]) end
+if hold ~= '0' then
+    redis.call('HINCRBY', KEYS[3], 'held', -hold)
+    redis.call('HINCRBY', KEYS[3], 'spent', ARGV[4])
+end
 return 1

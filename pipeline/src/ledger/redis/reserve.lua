@@ -1,6 +1,6 @@
 -- Takes a place in the fleet's pace (see pace.rs) for a claimed product, and holds what the call can cost. KEYS: pace, claims,
--- run. ARGV: product, token, number of the call under this claim, billionths of a dollar it can cost, the budget ('': none),
--- then cost and burst in ms of each bucket (none: the place is taken already).
+-- run. ARGV: product, token, number of the call under this claim, billionths of a dollar it can cost, what the call before it
+-- has cost, the budget ('': none), then cost and burst in ms of each bucket (none: the place is taken already).
 -- Returns 0 where the call may begin, which is noted in the claim; else after how many ms to ask again; -1 where the
 -- claim is somebody else's or gone, -2 where the run has paused by itself, -3 where the budget has no room for the call,
 -- whatever the calls under way turn out to cost.
@@ -9,17 +9,26 @@ local held = redis.call('HGET', KEYS[2], ARGV[1])
 local head, begun, hold, token
 if held then head, begun, hold, token = held:match('^(%d+ %d+ %d+) (%d+) (%d+) (.*)$') end
 if token ~= ARGV[2] then return -1 end
+begun, hold = tonumber(begun), tonumber(hold)
+local is_new = begun < tonumber(ARGV[3])
+if is_new and hold > 0 then
+    -- The call before has ended: what it held is free, for this one and for others.
+    redis.call('HINCRBY', KEYS[1], 'held', -hold)
+    redis.call('HINCRBY', KEYS[1], 'spent', ARGV[5])
+    hold = 0
+    redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d 0 %s', head, begun, token))
+end
 if redis.call('HEXISTS', KEYS[3], 'halt') == 1 then return -2 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local paused = tonumber(redis.call('HGET', KEYS[1], 'paused_until_ms') or '0')
 local start = math.max(now, paused)
 local arrivals = {}
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
     arrivals[i] = tonumber(redis.call('HGET', KEYS[1], 'arrival_' .. i) or '0')
     if tonumber(ARGV[i]) > 0 then start = math.max(start, arrivals[i] - ARGV[i + 1]) end
 end
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
     if tonumber(ARGV[i]) > 0 then
         local arrival = math.max(arrivals[i], now, paused) + ARGV[i]
         redis.call('HSET', KEYS[1], 'arrival_' .. i, string.format('%.3f', arrival))
@@ -27,15 +36,15 @@ for i = 6, #ARGV, 2 do
 end
 local wait = math.ceil(start - now)
 if wait > 0 then return wait end
-if tonumber(begun) < tonumber(ARGV[3]) then
+if is_new then
     local most = tonumber(ARGV[4])
-    if ARGV[5] ~= '' then
+    if ARGV[6] ~= '' then
         local money = redis.call('HMGET', KEYS[1], 'spent', 'held')
-        local room = ARGV[5] - (tonumber(money[1]) or 0) - most
+        local room = ARGV[6] - (tonumber(money[1]) or 0) - most
         if room < 0 then return -3 end
         if room < (tonumber(money[2]) or 0) then return BUDGET_POLL_MS end
     end
     if most > 0 then redis.call('HINCRBY', KEYS[1], 'held', ARGV[4]) end
-    redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d %d %s', head, ARGV[3], hold + most, token))
+    redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d %d %s', head, ARGV[3], most, token))
 end
 return 0
