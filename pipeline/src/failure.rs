@@ -17,8 +17,10 @@ pub enum FailureClass {
     QuotaExhausted,
     /// The key is wrong or may not use this model (401, 403).
     Unauthorized,
-    /// The provider will not take the request, now or ever (400, 404, 422).
+    /// The provider will not take the request, now or ever (400, 422).
     ModelRefused,
+    /// There is no such model here, or nothing at this URL (404).
+    ModelNotFound,
     /// The provider failed (5xx).
     ServerError,
     /// No complete answer within the deadline.
@@ -43,11 +45,12 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class, in the order of the enum.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::RateLimited,
         Self::QuotaExhausted,
         Self::Unauthorized,
         Self::ModelRefused,
+        Self::ModelNotFound,
         Self::ServerError,
         Self::Timeout,
         Self::Network,
@@ -74,6 +77,7 @@ impl FailureClass {
             Self::QuotaExhausted
             | Self::Unauthorized
             | Self::ModelRefused
+            | Self::ModelNotFound
             | Self::ContentFiltered
             | Self::ContextTooLong
             | Self::Unpromptable
@@ -87,6 +91,13 @@ impl FailureClass {
         !matches!(self, Self::RateLimited)
     }
 
+    /// Whether every other product will fail the same way, so that going on would only burn the catalog: key, account
+    /// or model have to be put right by somebody first.
+    #[must_use]
+    pub const fn stops_run(self) -> bool {
+        matches!(self, Self::Unauthorized | Self::QuotaExhausted | Self::ModelNotFound)
+    }
+
     /// The name in files and options.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -95,6 +106,7 @@ impl FailureClass {
             Self::QuotaExhausted => "quota_exhausted",
             Self::Unauthorized => "unauthorized",
             Self::ModelRefused => "model_refused",
+            Self::ModelNotFound => "model_not_found",
             Self::ServerError => "server_error",
             Self::Timeout => "timeout",
             Self::Network => "network",
@@ -147,6 +159,20 @@ mod tests {
             assert_eq!(serde_json::to_string(&class).unwrap(), format!("\"{class}\""));
             assert_eq!(class.name().parse::<FailureClass>().unwrap(), class);
         }
+        assert_eq!(
+            FailureClass::ALL.iter().collect::<std::collections::BTreeSet<_>>().len(),
+            FailureClass::ALL.len()
+        );
         assert!("nonsense".parse::<FailureClass>().unwrap_err().to_string().contains("rate_limited"));
+    }
+
+    #[test]
+    fn what_stops_a_run_is_never_tried_again_and_is_the_fault_of_no_product() {
+        let stops: Vec<_> = FailureClass::ALL.into_iter().filter(|class| class.stops_run()).collect();
+        assert_eq!(
+            stops,
+            [FailureClass::QuotaExhausted, FailureClass::Unauthorized, FailureClass::ModelNotFound]
+        );
+        assert!(stops.iter().all(|class| !class.is_retryable()));
     }
 }

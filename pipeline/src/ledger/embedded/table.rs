@@ -14,6 +14,8 @@ const STATE_BITS: u8 = 0b0000_0011;
 const SEEN_BIT: u8 = 0b0000_0100;
 const CLASS_SHIFT: u8 = 4;
 const LAST: usize = IdHash::LEN - 1;
+// Four bits are left for the class.
+const _: () = assert!(FailureClass::ALL.len() <= 1 << (u8::BITS - CLASS_SHIFT as u32));
 
 /// What is known of a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,7 +111,7 @@ mod tests {
         let entry = |n: usize| Entry {
             state: states[n % 3],
             seen: n.is_multiple_of(2),
-            class: (n % 3 == 2).then_some(FailureClass::ALL[n % 14]),
+            class: (n % 3 == 2).then_some(FailureClass::ALL[n % FailureClass::ALL.len()]),
         };
         let mut worst = 0;
         for n in 0..300_000 {
