@@ -156,8 +156,9 @@ impl Analyst {
     /// The analysis and the model's name, if the answer is one.
     fn check(&self, task: &mut Task, reply: &[u8]) -> Result<(Box<RawValue>, String), CallFailure> {
         let answer = Answer::parse(reply)?;
-        task.spent.prompt_tokens = task.spent.prompt_tokens.saturating_add(answer.prompt_tokens);
-        task.spent.completion_tokens = task.spent.completion_tokens.saturating_add(answer.completion_tokens);
+        let usage = answer.usage.unwrap_or_default();
+        task.spent.prompt_tokens = task.spent.prompt_tokens.saturating_add(usage.prompt_tokens);
+        task.spent.completion_tokens = task.spent.completion_tokens.saturating_add(usage.completion_tokens);
         let model = answer.model.clone().unwrap_or_else(|| self.job().llm.model.clone());
         let analysis = answer.analysis(&self.schema)?;
         Ok((analysis, model))
