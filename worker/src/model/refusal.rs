@@ -173,12 +173,7 @@ impl Said {
     }
 
     fn is_filtered(&self) -> bool {
-        let codes = [
-            "content_filter",
-            "ResponsibleAIPolicyViolation",
-            "content_policy_violation",
-            "moderation_blocked",
-        ];
+        let codes = ["content_filter", "ResponsibleAIPolicyViolation", "content_policy_violation"];
         self.has_code(&codes)
             // OpenAI's reasoning models; the same code is used for prompts that are wrong in form.
             || (self.has_code(&["invalid_prompt"]) && self.has_words(&["usage policy", "safety"]))
@@ -203,15 +198,9 @@ impl Said {
     }
 
     fn is_about_no_model(&self, status: u16) -> bool {
-        let words = [
-            "model not found",
-            "is not a valid model id",
-            "invalid model id",
-            "invalid model name",
-            "model does not exist",
-        ];
+        let words = ["model not found", "is not a valid model id", "invalid model name"];
         status == 404
-            || self.has_code(&["model_not_found", "DeploymentNotFound"])
+            || self.has_code(&["model_not_found"])
             || (matches!(status, 400 | 422) && self.has_words(&words))
     }
 
@@ -243,7 +232,6 @@ impl Said {
             "does not support",
             "not permitted",
             "unrecognized request argument",
-            "unknown parameter",
             "unavailable",
             "enabled only for",
             "'response_format.type' must be",

@@ -148,3 +148,35 @@ fn what_a_prompt_is_refused_for_is_no_missing_parameter() {
     );
     assert_eq!(about(400, "'messages' is not supported, nor is temperature", "messages"), None);
 }
+
+#[test]
+fn one_sign_is_enough() {
+    let class = |code: u16, error: Value| refused(code, &json!({"error": error}).to_string()).class;
+    for source in [
+        "openrouter_credits",
+        "openrouter_key_limit",
+        "openrouter_guardrail_budget",
+        "openrouter_workspace_budget",
+    ] {
+        assert_eq!(class(403, json!({"metadata": {"limit_source": source}})), FailureClass::QuotaExhausted);
+    }
+    for metadata in [json!({"reasons": []}), json!({"flagged_input": ""})] {
+        assert_eq!(class(403, json!({"metadata": metadata})), FailureClass::ContentFiltered);
+    }
+    assert_eq!(class(400, json!({"code": "content_filter"})), FailureClass::ContentFiltered);
+    assert_eq!(class(400, json!({"code": "invalid_api_key"})), FailureClass::Unauthorized);
+    let upstream = json!({"metadata": {"raw": "{\"error\":{\"code\":\"context_length_exceeded\"}}"}});
+    assert_eq!(class(400, upstream), FailureClass::ContextTooLong);
+    let unsupported = |error: Value| refused(400, &json!({"error": error}).to_string()).unsupported;
+    for error in [
+        json!({"message": "This model does not support response format `json_schema`."}),
+        json!({"message": "This response_format type is unavailable now"}),
+        json!({"message": "Invalid schema for response_format 'x': 'required' is missing"}),
+    ] {
+        assert_eq!(unsupported(error), Some(Unsupported::ResponseFormat));
+    }
+    for code in ["unsupported_value", "unsupported_parameter", "unknown_parameter"] {
+        let error = json!({"message": "no", "param": "temperature", "code": code});
+        assert_eq!(unsupported(error), Some(Unsupported::Temperature));
+    }
+}
