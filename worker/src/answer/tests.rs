@@ -191,6 +191,8 @@ fn what_is_broken_is_never_mended() {
     // A text that is JSON as a whole is the answer; what its strings hold is not.
     assert_eq!(said("\"{\\\"a\\\": 1}\""), Err(FailureClass::SchemaViolation));
     assert_eq!(said("[{\"a\": 1}]"), Err(FailureClass::SchemaViolation));
+    let failure = failure_with(&json!({"type": "array"}), &json!({"content": "\"[1]\""}));
+    assert_eq!(failure.class, FailureClass::SchemaViolation);
 }
 
 #[test]
