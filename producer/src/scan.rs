@@ -138,8 +138,11 @@ pub async fn run(
     let result = tokio::select! {
         kept = keep_turn(scan, ledger.as_ref()) => kept.map(|halt| halted = Some(halt)),
         read = scanner.read(read_ahead(records, Arc::clone(&done))) => match read {
-            // The worker of this process heard of the stop first: a stop, and no error.
-            Err(error) if stopper.is_stopped() && is_closed(&error) => Ok(()),
+            // The worker of this process heard of the stop, or of the pause, first: no error.
+            Err(error) if is_closed(&error) => {
+                halted = ledger.halted().await?;
+                if stopper.is_stopped() || halted.is_some() { Ok(()) } else { Err(error) }
+            }
             read => read,
         },
         () = stopper.stopped() => Ok(()),

@@ -55,7 +55,7 @@ fn logs_status_and_reports_show_evil_text_as_escapes() {
         match call.as_bytes().first() {
             Some(b'0') => send(stream, "200 OK", &completion(&json!({ "said": EVIL }).to_string())),
             Some(b'1') => send(stream, "400 No", error(EVIL).as_bytes()),
-            Some(b'2') => send(stream, "404 No", EVIL.as_bytes()),
+            Some(b'2') => send(stream, "422 No", EVIL.as_bytes()),
             Some(b'3') => send(stream, "200 OK", &completion(EVIL)),
             Some(b'4') => send(stream, "200 OK", &completion(&json!([EVIL]).to_string())),
             _ => {

@@ -205,12 +205,15 @@ impl Analyst {
     /// The analysis and the model's name, if the answer is one.
     fn check(&self, task: &mut Task, reply: &[u8]) -> Result<(Box<RawValue>, String), CallFailure> {
         let answer = Answer::parse(reply)?;
-        let (spent, tokens) = (&mut task.spent, (answer.prompt_tokens, answer.completion_tokens));
-        spent.prompt_tokens = spent.prompt_tokens.saturating_add(tokens.0);
-        spent.completion_tokens = spent.completion_tokens.saturating_add(tokens.1);
-        match self.job().cost_usd(tokens.0, tokens.1) {
-            Some(usd) => spent.cost_nano_usd = spent.cost_nano_usd.plus(Money::from_usd(usd)),
-            None => spent.has_unpriced = true,
+        let usage = answer.usage.unwrap_or_default();
+        let spent = &mut task.spent;
+        spent.prompt_tokens = spent.prompt_tokens.saturating_add(usage.prompt_tokens);
+        spent.completion_tokens = spent.completion_tokens.saturating_add(usage.completion_tokens);
+        match self.job().cost_usd(usage.prompt_tokens, usage.completion_tokens) {
+            Some(usd) if answer.usage.is_some() => {
+                spent.cost_nano_usd = spent.cost_nano_usd.plus(Money::from_usd(usd));
+            }
+            _ => spent.has_unpriced = true,
         }
         let model = answer.model.clone().unwrap_or_else(|| self.job().llm.model.clone());
         let analysis = answer.analysis(&self.schema)?;

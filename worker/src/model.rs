@@ -20,11 +20,11 @@ use memchr::memmem;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Client, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
     redirect::Policy,
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 use shelfmill_pipeline::{
     failure::FailureClass,
@@ -37,6 +37,12 @@ use url::Url;
 
 use crate::{OPENAI_BASE_URL, check_base_url};
 
+#[cfg_attr(not(test), expect(dead_code, reason = "for the limiter, which is to come"))]
+pub(crate) mod headers;
+mod refusal;
+
+pub(crate) use refusal::{Unsupported, error_inside, refusal};
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer may have 1 MiB; escaped and wrapped it can be larger.
 pub(crate) const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
@@ -47,7 +53,6 @@ const MAX_REQUEST_ID_BYTES: usize = 500;
 /// Shorter keys are placeholders for servers that want none ("none", "EMPTY"), and words that answers may have.
 const LEAST_KEY_BYTES: usize = 16;
 const REQUEST_ID_HEADER: &str = "x-client-request-id";
-const RETRY_AFTER_MS_HEADER: &str = "retry-after-ms";
 
 /// Why a call gave no analysis.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,12 +61,14 @@ pub(crate) struct CallFailure {
     pub(crate) message: String,
     pub(crate) raw: Option<String>,
     pub(crate) retry_after: Option<Duration>,
+    /// What of the request the server does not know, where that is why.
+    pub(crate) unsupported: Option<Unsupported>,
 }
 
 impl CallFailure {
     pub(crate) fn new(class: FailureClass, mut message: String) -> Self {
         message.truncate(message.floor_char_boundary(MESSAGE_LIMIT_BYTES));
-        Self { class, message, raw: None, retry_after: None }
+        Self { class, message, raw: None, retry_after: None, unsupported: None }
     }
 
     /// With what was sent instead of an analysis.
@@ -207,10 +214,10 @@ impl ModelClient {
     }
 
     async fn refused(&self, status: StatusCode, response: Response) -> CallFailure {
-        let retry_after = retry_after(response.headers());
+        let headers = response.headers().clone();
         let (Body::Whole(body) | Body::Beginning(body)) =
             read(response, MAX_ERROR_BYTES).await.unwrap_or(Body::Whole(Vec::new()));
-        CallFailure { retry_after, ..refusal(status, &self.without_key(body)) }
+        refusal(status, &headers, &self.without_key(body))
     }
 
     /// What a server sent, without the key it may have repeated: it would be kept in files.
@@ -292,65 +299,6 @@ fn broken(error: &reqwest::Error) -> CallFailure {
         "the connection to the model's server broke"
     };
     CallFailure::new(class, format!("{what}: {cause}"))
-}
-
-#[derive(Default, Deserialize)]
-struct ErrorBody {
-    #[serde(default)]
-    error: ErrorDetail,
-}
-
-#[derive(Default, Deserialize)]
-struct ErrorDetail {
-    #[serde(default)]
-    message: Option<String>,
-    #[serde(default)]
-    code: Value,
-    #[serde(default)]
-    r#type: Option<String>,
-}
-
-/// What an answer with another status than 200 says.
-pub(crate) fn refusal(status: StatusCode, body: &[u8]) -> CallFailure {
-    let text = String::from_utf8_lossy(body);
-    let detail = serde_json::from_slice::<ErrorBody>(body).unwrap_or_default().error;
-    let code = detail.code.as_str().or(detail.r#type.as_deref()).unwrap_or_default();
-    let class = classify(status, code);
-    let message = if status.is_redirection() {
-        format!("{status}: the server sends calls elsewhere, which is not followed; correct the model's URL")
-    } else {
-        let said = detail.message.unwrap_or_else(|| text.chars().take(300).collect());
-        format!("{status}: {}", said.trim())
-    };
-    CallFailure::new(class, message).with_raw(&text)
-}
-
-fn classify(status: StatusCode, code: &str) -> FailureClass {
-    match status.as_u16() {
-        _ if code == "insufficient_quota" => FailureClass::QuotaExhausted,
-        429 => FailureClass::RateLimited,
-        401 | 403 => FailureClass::Unauthorized,
-        402 => FailureClass::QuotaExhausted,
-        400 | 413 if code.contains("context_length") => FailureClass::ContextTooLong,
-        400 if code == "content_filter" => FailureClass::ContentFiltered,
-        408 => FailureClass::Timeout,
-        409 | 425 | 500.. => FailureClass::ServerError,
-        _ => FailureClass::ModelRefused,
-    }
-}
-
-/// What the provider asks for: milliseconds, seconds, or a date.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    if let Some(ms) = text(RETRY_AFTER_MS_HEADER).and_then(|ms| ms.parse::<f64>().ok()) {
-        return Duration::try_from_secs_f64(ms / 1_000.0).ok();
-    }
-    let asked = text(RETRY_AFTER.as_str())?;
-    if let Ok(seconds) = asked.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = jiff::fmt::rfc2822::parse(asked).ok()?.timestamp();
-    Duration::try_from(date.duration_since(jiff::Timestamp::now())).ok()
 }
 
 #[cfg(test)]

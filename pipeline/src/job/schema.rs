@@ -6,6 +6,8 @@ use serde_json::Value;
 
 /// The most violations that are told of one answer.
 const VIOLATIONS_TOLD: usize = 5;
+/// A violation that is longer is told without the value, so that all of them have room in a message of 2 KiB.
+const VIOLATION_BYTES: usize = 350;
 
 /// A compiled JSON schema. References to other documents are refused: a check must not depend on a network.
 pub struct AnswerSchema {
@@ -41,8 +43,14 @@ impl AnswerSchema {
             .iter_errors(answer)
             .take(VIOLATIONS_TOLD)
             .map(|error| {
-                let place = error.instance_path().to_string();
-                if place.is_empty() { error.to_string() } else { format!("{place}: {error}") }
+                let mut place = error.instance_path().to_string();
+                place.truncate(place.floor_char_boundary(VIOLATION_BYTES / 4));
+                let mut what = error.to_string();
+                if place.len() + what.len() > VIOLATION_BYTES {
+                    what = error.masked().to_string();
+                    what.truncate(what.floor_char_boundary(VIOLATION_BYTES - place.len()));
+                }
+                if place.is_empty() { what } else { format!("{place}: {what}") }
             })
             .collect();
         Err(Violation(told.join("; ")))
@@ -100,6 +108,18 @@ mod tests {
         assert_eq!(schema.check(&json!({"score": 3})), Ok(()));
         let told = schema.check(&json!({"score": "high"})).unwrap_err().to_string();
         assert!(told.contains("/score") && told.contains("high"), "{told}");
+    }
+
+    #[test]
+    fn every_violation_told_has_room_in_a_message() {
+        let items = json!({"type": "array", "items": {"type": "null"}});
+        let schema = AnswerSchema::compile(&items).unwrap();
+        let long = "x".repeat(100_000);
+        let told = schema.check(&json!([long, long, long, 4, long, long])).unwrap_err().to_string();
+        assert!(told.len() < 2_000, "{}", told.len());
+        for place in ["/0: value is not of type \"null\"", "/3: 4 is not", "/4: value"] {
+            assert!(told.contains(place), "{told}");
+        }
     }
 
     #[test]

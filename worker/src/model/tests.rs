@@ -46,7 +46,7 @@ async fn every_refusal_has_its_class() {
         (429, "insufficient_quota", FailureClass::QuotaExhausted),
         (401, "invalid_api_key", FailureClass::Unauthorized),
         (403, "", FailureClass::Unauthorized),
-        (404, "model_not_found", FailureClass::ModelRefused),
+        (404, "model_not_found", FailureClass::ModelNotFound),
         (400, "context_length_exceeded", FailureClass::ContextTooLong),
         (400, "invalid_value", FailureClass::ModelRefused),
         (500, "", FailureClass::ServerError),
