@@ -63,7 +63,7 @@ impl FailureClass {
         Self::Poisoned,
     ];
 
-    /// Whether another attempt may end differently.
+    /// Whether the same question, asked again, may end differently. (A truncated answer is asked for again with more room.)
     #[must_use]
     pub const fn is_retryable(self) -> bool {
         match self {
@@ -71,13 +71,13 @@ impl FailureClass {
             | Self::ServerError
             | Self::Timeout
             | Self::Network
-            | Self::Truncated
             | Self::Malformed
             | Self::SchemaViolation => true,
             Self::QuotaExhausted
             | Self::Unauthorized
             | Self::ModelRefused
             | Self::ModelNotFound
+            | Self::Truncated
             | Self::ContentFiltered
             | Self::ContextTooLong
             | Self::Unpromptable

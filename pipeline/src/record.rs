@@ -99,6 +99,18 @@ pub struct Meta {
     pub fingerprint: String,
     /// When the outcome was known.
     pub completed_at: Timestamp,
+    /// What of the product the model was not shown, because it did not fit its window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortened: Option<Shortened>,
+}
+
+/// A text of a product that was cut before the model saw it. The line has it whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortened {
+    /// The one that was cut last, such as `description` or `variants.0.text`.
+    pub field: String,
+    /// How much of the product was cut off, over all texts.
+    pub removed_bytes: u64,
 }
 
 impl Meta {

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::{
     job::{Job, JobFingerprint},
     message::{Line, Outcome, Task},
-    record::{Failure, FailureLine, Meta, ResultLine},
+    record::{Failure, FailureLine, Meta, ResultLine, Shortened},
 };
 
 /// What every line of one process has in common.
@@ -40,13 +40,14 @@ impl Signature {
         analysis: Box<RawValue>,
         model: String,
         latency: Duration,
+        shortened: Option<Shortened>,
     ) -> Outcome {
         Outcome::Completed(Line::of_result(&ResultLine {
             id: task.id.clone(),
             seq: task.seq,
             product: task.product.clone(),
             analysis,
-            meta: self.meta(task, model, latency),
+            meta: Meta { shortened, ..self.meta(task, model, latency) },
         }))
     }
 
@@ -75,6 +76,7 @@ impl Signature {
             worker: self.by.clone(),
             fingerprint: self.fingerprint.with_product(task.product.get()),
             completed_at: Timestamp::now(),
+            shortened: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use shelfmill_pipeline::{
     crash::{self, Point},
     failure::FailureClass,
+    identity::IdHash,
     job::{AnswerSchema, Job, Prompt},
     ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, Turn},
     message::{Outcome, Task},
@@ -23,7 +24,8 @@ use shelfmill_pipeline::{
 use crate::{
     NoKey, WorkerConfig,
     answer::Answer,
-    estimate::estimate_tokens,
+    conversation::Conversation,
+    estimate::{Estimate, Estimator},
     model::{CallFailure, Endpoint, ModelClient},
     refusals::Refusals,
 };
@@ -60,7 +62,34 @@ pub(crate) struct Analyst {
     prompt: Prompt,
     schema: AnswerSchema,
     endpoint: Endpoint,
+    window: Option<u32>,
+    estimator: Estimator,
     refusals: Refusals,
+}
+
+/// What was spent on a product that the ledger does not know of yet.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// Up to here the ledger knows what was spent.
+    settled: Money,
+    /// The most that the last call can have cost, where nobody knows what it did.
+    unseen: Money,
+}
+
+impl Account {
+    /// As it stands when a product is claimed.
+    pub(crate) const fn of(task: &Task) -> Self {
+        Self { settled: task.spent.cost_nano_usd, unseen: Money::ZERO }
+    }
+
+    /// What the last call has cost.
+    pub(crate) const fn unknown_to_ledger(&self, task: &Task) -> Money {
+        task.spent.cost_nano_usd.less(self.settled).plus(self.unseen)
+    }
+
+    const fn settle(&mut self, task: &Task) {
+        *self = Self::of(task);
+    }
 }
 
 impl Analyst {
@@ -80,8 +109,11 @@ impl Analyst {
         if endpoint.is_openai() && config.api_key.is_none() {
             return Err(NoKey.into());
         }
+        let window = job.llm.endpoints().first().and_then(|endpoint| endpoint.context_window);
+        let estimator = Estimator::new(&job.llm.model, endpoint.host(), Some(&job.output.schema));
         let signature = Signature::new(job, config.name.clone());
-        Ok(Self { given, signature, prompt, schema, endpoint, refusals: Refusals::default() })
+        let refusals = Refusals::default();
+        Ok(Self { given, signature, prompt, schema, endpoint, window, estimator, refusals })
     }
 
     /// Whether this is the job that is to be done.
@@ -93,73 +125,71 @@ impl Analyst {
         self.signature.job()
     }
 
-    /// Attempts until there is a verdict; the task keeps count of them. `settled` is up to where the ledger knows what was
-    /// spent on it.
+    /// Attempts until there is a verdict; the task keeps count of them, and `account` of what the ledger knows.
     pub(crate) async fn analyse(
         &self,
         task: &mut Task,
-        settled: &mut Money,
+        account: &mut Account,
         token: &ClaimToken,
-        model: &ModelClient,
-        ledger: &dyn Ledger,
+        (model, ledger): (&ModelClient, &dyn Ledger),
         stopper: &Stopper,
     ) -> anyhow::Result<Verdict> {
-        let messages = match self.prompt.render(&task.id, &task.product) {
-            Ok(messages) => messages,
-            Err(error) => {
-                let failure = CallFailure::new(FailureClass::Unpromptable, error.to_string());
-                return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO)));
-            }
+        let job = self.job();
+        let mut conversation = match Conversation::begin(job, &self.prompt, task) {
+            Ok(conversation) => conversation,
+            Err(failure) => return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO))),
         };
-        let request = self.endpoint.request(&messages)?;
-        let ceiling = u64::from(self.job().llm.max_output_tokens);
-        let claim = (task.hash(), token);
-        let mut call = Call {
-            number: 0,
-            tokens: estimate_tokens(&messages) + ceiling,
-            // No token is shorter than a byte.
-            before: Money::ZERO,
-            most: Money::from_usd(self.job().cost_usd(request.len() as u64, ceiling).unwrap_or(0.0)),
-        };
+        let mut number = 0;
         loop {
-            call.number += 1;
-            call.before = task.spent.cost_nano_usd.less(*settled);
-            let limits = &self.job().limits;
-            let mut turn = ledger.reserve_call(claim, &call, limits).await?;
-            *settled = task.spent.cost_nano_usd;
-            while let Turn::After(wait) = turn {
-                if !waited(wait, stopper).await {
-                    return Ok(Verdict::Later(Duration::ZERO));
-                }
-                turn = ledger.begin_call(claim, &call, limits).await?;
+            let sent = self.endpoint.dialect.sent();
+            let window = (self.window, &self.estimator);
+            let estimate = match conversation.fit(job, &self.prompt, task, window, sent.structured) {
+                Ok(estimate) => estimate,
+                Err(failure) => return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO))),
+            };
+            let messages = conversation.messages(sent.structured, &job.output.schema);
+            let request = self.endpoint.request(&messages, conversation.ceiling, sent)?;
+            let ceiling = u64::from(conversation.ceiling);
+            number += 1;
+            let call = Call {
+                number,
+                tokens: estimate.tokens + ceiling,
+                // No token is shorter than a byte.
+                most: Money::from_usd(job.cost_usd(request.len() as u64, ceiling).unwrap_or(0.0)),
+                before: account.unknown_to_ledger(task),
+            };
+            if let Some(verdict) = self.turn((task.hash(), token), &call, ledger, stopper).await? {
+                return Ok(verdict);
             }
-            match turn {
-                Turn::Now | Turn::After(_) => {}
-                Turn::Lost => return Ok(Verdict::Lost),
-                Turn::Halted => return Ok(Verdict::Halted(None)),
-                Turn::OverBudget => return Ok(Verdict::Halted(Some(self.over_budget(call.most)))),
-            }
+            account.settle(task);
             crash::point_of(Point::WorkerCalled, &task.id);
             task.spent.calls += 1;
             let started = tokio::time::Instant::now();
-            let reply =
-                model.call(&self.endpoint, &request, &task.id, task.spent.calls, self.job().timeout());
-            let answer = reply.await.and_then(|reply| self.check(task, &reply));
+            let reply = model.call(&self.endpoint, &request, &task.id, task.spent.calls, job.timeout());
+            let answer = reply.await.and_then(|reply| self.check(task, estimate, &reply));
             crash::point_of(Point::WorkerAnswered, &task.id);
             let latency = started.elapsed();
             let failure = match answer {
                 Ok((analysis, model)) => {
                     self.refusals.answered();
-                    return Ok(Verdict::Outcome(self.signature.completed(task, analysis, model, latency)));
+                    let shortened = conversation.shortened;
+                    let outcome = self.signature.completed(task, analysis, model, latency, shortened);
+                    return Ok(Verdict::Outcome(outcome));
                 }
                 Err(failure) => failure,
             };
+            if failure.may_be_billed {
+                account.unseen = call.most;
+            }
+            if failure.unsupported.is_some_and(|what| self.endpoint.dialect.learn(what, sent)) {
+                continue;
+            }
             if let Some(halt) = self.refusals.refused(failure.class, &failure.message) {
                 return Ok(Verdict::Halted(Some(halt)));
             }
             let asked = failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER));
             let delay = if failure.class.stops_run() {
-                backoff(call.number)
+                backoff(number)
             } else if !failure.class.spends_attempt() {
                 let pause = asked.unwrap_or_else(|| backoff(task.spent.calls));
                 tracing::warn!(pause_ms = pause.as_millis(), "the provider asks for fewer requests");
@@ -167,7 +197,12 @@ impl Analyst {
                 pause
             } else {
                 task.attempts += 1;
-                if !failure.class.is_retryable() || task.attempts >= self.job().limits.max_attempts {
+                let is_last = task.attempts >= job.limits.max_attempts;
+                if !is_last && conversation.goes_on_after(&failure, job.llm.output_tokens_limit()) {
+                    tracing::debug!(id = ?task.id, class = %failure.class, reason = failure.message, "asks again");
+                    continue;
+                }
+                if is_last || !failure.class.is_retryable() {
                     tracing::warn!(id = ?task.id, class = %failure.class, reason = failure.message, "failed");
                     return Ok(Verdict::Outcome(self.failed(task, failure, latency)));
                 }
@@ -180,7 +215,32 @@ impl Analyst {
             if !waited(delay, stopper).await {
                 return Ok(Verdict::Later(Duration::ZERO));
             }
+            conversation.ask_anew(job);
         }
+    }
+
+    /// Waits until a call may begin; what becomes of the task where it may not.
+    async fn turn(
+        &self,
+        claim: (IdHash, &ClaimToken),
+        call: &Call,
+        ledger: &dyn Ledger,
+        stopper: &Stopper,
+    ) -> anyhow::Result<Option<Verdict>> {
+        let limits = &self.job().limits;
+        let mut turn = ledger.reserve_call(claim, call, limits).await?;
+        while let Turn::After(wait) = turn {
+            if !waited(wait, stopper).await {
+                return Ok(Some(Verdict::Later(Duration::ZERO)));
+            }
+            turn = ledger.begin_call(claim, call, limits).await?;
+        }
+        Ok(match turn {
+            Turn::Now | Turn::After(_) => None,
+            Turn::Lost => Some(Verdict::Lost),
+            Turn::Halted => Some(Verdict::Halted(None)),
+            Turn::OverBudget => Some(Verdict::Halted(Some(self.over_budget(call.most)))),
+        })
     }
 
     fn over_budget(&self, most: Money) -> Halt {
@@ -203,9 +263,15 @@ impl Analyst {
     }
 
     /// The analysis and the model's name, if the answer is one.
-    fn check(&self, task: &mut Task, reply: &[u8]) -> Result<(Box<RawValue>, String), CallFailure> {
+    fn check(
+        &self,
+        task: &mut Task,
+        estimate: Estimate,
+        reply: &[u8],
+    ) -> Result<(Box<RawValue>, String), CallFailure> {
         let answer = Answer::parse(reply)?;
         let usage = answer.usage.unwrap_or_default();
+        self.estimator.observe(estimate, usage.prompt_tokens);
         let spent = &mut task.spent;
         spent.prompt_tokens = spent.prompt_tokens.saturating_add(usage.prompt_tokens);
         spent.completion_tokens = spent.completion_tokens.saturating_add(usage.completion_tokens);

@@ -22,6 +22,7 @@ use tokio::{
 
 mod analysis;
 mod answer;
+mod conversation;
 mod estimate;
 mod lease;
 mod model;

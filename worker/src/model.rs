@@ -29,7 +29,7 @@ use serde_json::{Map, Value, value::RawValue};
 use shelfmill_pipeline::{
     failure::FailureClass,
     identity::IdHash,
-    job::{AnswerSchema, Job, Message},
+    job::{AnswerSchema, Job, Message, Structured},
     record::{MESSAGE_LIMIT_BYTES, RAW_LIMIT_BYTES},
 };
 use tokio::time::timeout;
@@ -37,10 +37,12 @@ use url::Url;
 
 use crate::{OPENAI_BASE_URL, check_base_url};
 
+mod dialect;
 #[cfg_attr(not(test), expect(dead_code, reason = "for the limiter, which is to come"))]
 pub(crate) mod headers;
 mod refusal;
 
+pub(crate) use dialect::{Dialect, Sent};
 pub(crate) use refusal::{Unsupported, error_inside, refusal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,12 +65,14 @@ pub(crate) struct CallFailure {
     pub(crate) retry_after: Option<Duration>,
     /// What of the request the server does not know, where that is why.
     pub(crate) unsupported: Option<Unsupported>,
+    /// Whether the provider may have worked for it, and nobody knows how much.
+    pub(crate) may_be_billed: bool,
 }
 
 impl CallFailure {
     pub(crate) fn new(class: FailureClass, mut message: String) -> Self {
         message.truncate(message.floor_char_boundary(MESSAGE_LIMIT_BYTES));
-        Self { class, message, raw: None, retry_after: None, unsupported: None }
+        Self { class, message, raw: None, retry_after: None, unsupported: None, may_be_billed: false }
     }
 
     /// With what was sent instead of an analysis.
@@ -84,9 +88,9 @@ pub(crate) struct Endpoint {
     url: Url,
     model: String,
     temperature: Option<f64>,
-    max_output_tokens: u32,
-    has_new_token_field: bool,
-    response_format: Box<RawValue>,
+    pub(crate) dialect: Dialect,
+    json_schema: Box<RawValue>,
+    json_object: Box<RawValue>,
     extra: Map<String, Value>,
 }
 
@@ -100,7 +104,8 @@ struct Request<'a> {
     max_tokens: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_completion_tokens: Option<u32>,
-    response_format: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<&'a RawValue>,
     #[serde(flatten)]
     extra: &'a Map<String, Value>,
 }
@@ -112,20 +117,25 @@ impl Endpoint {
         let path = format!("{}/chat/completions", url.path().trim_end_matches('/'));
         url.set_path(&path);
         let schema = &job.output.schema;
-        let response_format = serde_json::value::to_raw_value(&serde_json::json!({
+        let json_schema = serde_json::value::to_raw_value(&serde_json::json!({
             "type": "json_schema",
             "json_schema": {"name": "product_analysis", "strict": AnswerSchema::is_strict(schema), "schema": schema}
         }))?;
+        let is_openai = url.host_str().is_some_and(|host| host.ends_with("openai.com"));
         Ok(Self {
-            // OpenAI's newer models refuse `max_tokens`; other servers know nothing else.
-            has_new_token_field: url.host_str().is_some_and(|host| host.ends_with("openai.com")),
+            dialect: Dialect::new(job.llm.structured, is_openai),
             url,
             model: job.llm.model.clone(),
             temperature: job.llm.temperature,
-            max_output_tokens: job.llm.max_output_tokens,
-            response_format,
+            json_schema,
+            json_object: serde_json::value::to_raw_value(&serde_json::json!({"type": "json_object"}))?,
             extra: job.llm.extra.clone(),
         })
+    }
+
+    /// The server's name.
+    pub(crate) fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
     }
 
     /// Whether this is OpenAI itself, which answers nobody without a key.
@@ -133,18 +143,22 @@ impl Endpoint {
         self.url.host_str().is_some_and(|host| host == "openai.com" || host.ends_with(".openai.com"))
     }
 
-    /// The body of a request.
-    pub(crate) fn request(&self, messages: &[Message]) -> anyhow::Result<Vec<u8>> {
-        let ceiling = Some(self.max_output_tokens);
+    /// The body of a request, for an answer of at most so many tokens.
+    pub(crate) fn request(&self, messages: &[Message], ceiling: u32, sent: Sent) -> anyhow::Result<Vec<u8>> {
+        let ceiling = Some(ceiling);
         let (max_tokens, max_completion_tokens) =
-            if self.has_new_token_field { (None, ceiling) } else { (ceiling, None) };
+            if sent.has_new_token_field { (None, ceiling) } else { (ceiling, None) };
         Ok(serde_json::to_vec(&Request {
             model: &self.model,
             messages,
             temperature: self.temperature,
             max_tokens,
             max_completion_tokens,
-            response_format: &self.response_format,
+            response_format: match sent.structured {
+                Structured::JsonSchema | Structured::Auto => Some(&self.json_schema),
+                Structured::JsonObject => Some(&self.json_object),
+                Structured::None => None,
+            },
             extra: &self.extra,
         })?)
     }
@@ -209,7 +223,7 @@ impl ModelClient {
         };
         timeout(deadline, exchange).await.unwrap_or_else(|_| {
             let message = format!("no complete answer within {:.0?}", deadline);
-            Err(CallFailure::new(FailureClass::Timeout, message))
+            Err(CallFailure { may_be_billed: true, ..CallFailure::new(FailureClass::Timeout, message) })
         })
     }
 
@@ -298,7 +312,8 @@ fn broken(error: &reqwest::Error) -> CallFailure {
     } else {
         "the connection to the model's server broke"
     };
-    CallFailure::new(class, format!("{what}: {cause}"))
+    let failure = CallFailure::new(class, format!("{what}: {cause}"));
+    CallFailure { may_be_billed: !error.is_connect(), ..failure }
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 
 use crate::{
     WorkerConfig,
-    analysis::{Analyst, Verdict},
+    analysis::{Account, Analyst, Verdict},
     lease::{LEASE, Leases, RENEW_EVERY},
     model::ModelClient,
 };
@@ -184,7 +184,7 @@ impl Desk {
         let known = delivery.message.spent.or_more(grant.spent);
         let repeated_calls = known.repeated_calls + grant.lost_calls;
         delivery.message.spent = Spent { repeated_calls, ..known };
-        let mut settled = known.cost_nano_usd;
+        let mut account = Account::of(&delivery.message);
 
         // 2.
         let company = tokio::select! {
@@ -198,12 +198,11 @@ impl Desk {
             Verdict::Outcome(self.analyst().poisoned(&delivery.message, grant.lost_claims))
         } else {
             let (ledger, stopper) = (self.ledger.as_ref(), &self.stopper);
-            self.analyst()
-                .analyse(&mut delivery.message, &mut settled, &token, &self.model, ledger, stopper)
-                .await?
+            let (task, services) = (&mut delivery.message, (&self.model, ledger));
+            self.analyst().analyse(task, &mut account, &token, services, stopper).await?
         };
         drop(company);
-        let cost = delivery.message.spent.cost_nano_usd.less(settled);
+        let cost = account.unknown_to_ledger(&delivery.message);
         match verdict {
             Verdict::Outcome(outcome) => {
                 // 3.
