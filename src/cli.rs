@@ -318,6 +318,37 @@ pub(crate) struct SimulateArgs {
     /// A hard limit; calls above it are answered with 429.
     #[arg(long, value_name = "N", env = "SHELFMILL_SIMULATE_MAX_REQUESTS_PER_SECOND")]
     pub(crate) max_requests_per_second: Option<f64>,
+    /// A hard limit; calls above it are answered with 429. A call takes its prompt and its `max_tokens`, and one that
+    /// would take more than N is refused for good.
+    #[arg(long, value_name = "N", env = "SHELFMILL_SIMULATE_MAX_TOKENS_PER_MINUTE")]
+    pub(crate) max_tokens_per_minute: Option<u64>,
+    /// Tell nothing of the limits in `x-ratelimit-*` headers; `Retry-After` is sent all the same.
+    #[arg(long, env = "SHELFMILL_SIMULATE_NO_LIMIT_HEADERS")]
+    pub(crate) no_limit_headers: bool,
+    /// After so many calls, answer all others with 429 and the code `insufficient_quota`.
+    #[arg(long, value_name = "CALLS", env = "SHELFMILL_SIMULATE_QUOTA_AFTER")]
+    pub(crate) quota_after: Option<u64>,
+    /// Answer with 503 and `Retry-After` when there are more than N calls at once.
+    #[arg(long, value_name = "N", env = "SHELFMILL_SIMULATE_OVERLOADED_AFTER")]
+    pub(crate) overloaded_after: Option<usize>,
+    /// A model there is not: calls for it are answered with 404 and the code `model_not_found`.
+    #[arg(long, value_name = "NAME", env = "SHELFMILL_SIMULATE_UNKNOWN_MODEL")]
+    pub(crate) unknown_model: Option<String>,
+    /// The most that `response_format` may ask for; more is answered with 400.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        env = "SHELFMILL_SIMULATE_STRUCTURED",
+        default_value = "json_schema"
+    )]
+    pub(crate) structured: Structured,
+    /// The tokens that prompt and `max_tokens` must fit into; more is answered with 400 and `context_length_exceeded`.
+    #[arg(long, value_name = "TOKENS", env = "SHELFMILL_SIMULATE_CONTEXT_WINDOW")]
+    pub(crate) context_window: Option<u64>,
+    /// Products whose calls are never answered.
+    #[arg(long, value_name = "ID,ID", env = "SHELFMILL_SIMULATE_HANG_PRODUCTS", value_delimiter = ',')]
+    pub(crate) hang_products: Vec<String>,
     /// Only this key is let in.
     #[arg(long, value_name = "KEY", env = "SHELFMILL_SIMULATE_KEY", hide_env_values = true)]
     pub(crate) api_key: Option<SecretString>,
@@ -329,6 +360,18 @@ pub(crate) struct SimulateArgs {
     pub(crate) no_product_counts: bool,
     #[command(flatten)]
     pub(crate) faults: FaultArgs,
+}
+
+/// What a simulated server knows of `response_format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Structured {
+    /// All there is.
+    JsonSchema,
+    /// JSON, but no schema.
+    JsonObject,
+    /// Text only.
+    None,
 }
 
 /// Shares of the calls, from 0 to 1, that meet a fault.
@@ -365,6 +408,9 @@ pub(crate) struct FaultArgs {
     /// 400.
     #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_BAD_REQUEST", default_value_t = 0.0)]
     pub(crate) bad_request: f64,
+    /// A sound answer in a code fence, in sentences, or in both.
+    #[arg(long, value_name = "SHARE", env = "SHELFMILL_SIMULATE_PROSE", default_value_t = 0.0)]
+    pub(crate) prose: f64,
 }
 
 /// `500ms`, `30s`, `1m 30s`, or a number of seconds.

@@ -7,10 +7,10 @@ use std::{
 };
 
 use secrecy::ExposeSecret;
-use shelfmill_simulator::{Config, Faults, Simulator};
+use shelfmill_simulator::{Config, Faults, Simulator, Structured};
 
 use crate::{
-    cli::{FaultArgs, SimulateArgs},
+    cli::{self, FaultArgs, SimulateArgs},
     end::{DONE, Usage},
     signals,
 };
@@ -35,21 +35,41 @@ pub(crate) async fn start_inside() -> anyhow::Result<String> {
 
 pub(crate) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(Duration::from_secs(1))?;
-    let config = Config {
-        latency: args.latency,
-        jitter: args.jitter,
-        faults: faults(&args.faults),
-        seed: args.seed,
-        max_requests_per_second: args.max_requests_per_second,
-        api_key: args.api_key.map(|key| key.expose_secret().to_owned()),
-        count_by_product: !args.no_product_counts,
-    };
-    config.faults.validate().map_err(|error| Usage(error.to_string()))?;
+    let config = config(&args);
+    config.validate().map_err(|error| Usage(error.to_string()))?;
     let simulator = Simulator::bind(SocketAddr::new(args.bind, args.port), config).await?;
     // On stdout: whoever starts this with --port 0 reads it.
     println!("http://{}/v1", simulator.addr());
     simulator.serve(async move { stopper.stopped().await }).await?;
     Ok(ExitCode::from(DONE))
+}
+
+fn config(args: &SimulateArgs) -> Config {
+    Config {
+        latency: args.latency,
+        jitter: args.jitter,
+        faults: faults(&args.faults),
+        seed: args.seed,
+        max_requests_per_second: args.max_requests_per_second,
+        max_tokens_per_minute: args.max_tokens_per_minute,
+        limit_headers: !args.no_limit_headers,
+        quota_after: args.quota_after,
+        overloaded_after: args.overloaded_after,
+        unknown_model: args.unknown_model.clone(),
+        structured: structured(args.structured),
+        context_window: args.context_window,
+        hang_products: args.hang_products.clone(),
+        api_key: args.api_key.as_ref().map(|key| key.expose_secret().to_owned()),
+        count_by_product: !args.no_product_counts,
+    }
+}
+
+fn structured(given: cli::Structured) -> Structured {
+    match given {
+        cli::Structured::JsonSchema => Structured::JsonSchema,
+        cli::Structured::JsonObject => Structured::JsonObject,
+        cli::Structured::None => Structured::None,
+    }
 }
 
 fn faults(args: &FaultArgs) -> Faults {
@@ -64,5 +84,48 @@ fn faults(args: &FaultArgs) -> Faults {
         content_filtered: args.content_filtered,
         schema_violation: args.schema_violation,
         bad_request: args.bad_request,
+        prose: args.prose,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn told(options: &[&str]) -> Config {
+        let line = ["shelfmill", "simulate"].iter().chain(options);
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Simulate(args) => config(&args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_not_told_is_the_simulators_own_default() {
+        assert_eq!(format!("{:?}", told(&[])), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn options_reach_the_simulator() {
+        let config = told(&[
+            "--max-tokens-per-minute=600",
+            "--no-limit-headers",
+            "--quota-after=7",
+            "--overloaded-after=8",
+            "--unknown-model=gpt-x",
+            "--structured=json_object",
+            "--context-window=900",
+            "--hang-products=a,b c",
+            "--prose=0.25",
+        ]);
+        assert_eq!((config.max_tokens_per_minute, config.limit_headers), (Some(600), false));
+        assert_eq!((config.quota_after, config.overloaded_after), (Some(7), Some(8)));
+        assert_eq!(config.unknown_model.as_deref(), Some("gpt-x"));
+        assert_eq!((config.structured, config.context_window), (Structured::JsonObject, Some(900)));
+        assert_eq!((config.hang_products, config.faults.prose), (vec!["a".into(), "b c".into()], 0.25));
+        assert_eq!(told(&["--structured=none"]).structured, Structured::None);
     }
 }

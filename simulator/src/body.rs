@@ -1,6 +1,7 @@
 //! Response bodies that know what became of them.
 //!
-//! An answer counts when the socket takes it, not when it is made: a client that left in between was not answered.
+//! An answer and its tokens count when the socket takes it, not when it is made: a client that left in between was not
+//! answered.
 //! A cut-off body announces its full length, sends part of it, waits until that part is on the wire, and breaks.
 
 use std::pin::Pin;
@@ -9,12 +10,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use crate::stats::Call;
+use crate::stats::{Call, Usage};
 
 pub(crate) struct ReplyBody {
     bytes: Bytes,
     /// Ends when the body has been taken, or is dropped with it.
     call: Option<Call>,
+    /// What the body says of itself; nothing, for all but completions.
+    usage: Usage,
     stage: Stage,
 }
 
@@ -43,16 +46,21 @@ impl std::error::Error for CutOff {}
 
 impl ReplyBody {
     pub(crate) fn whole(bytes: Bytes) -> Self {
-        Self { bytes, call: None, stage: Stage::Whole }
+        Self { bytes, call: None, usage: Usage::default(), stage: Stage::Whole }
     }
 
     /// Complete and valid: counts as an answer to `call` once it is sent.
-    pub(crate) fn answer(bytes: Bytes, call: Call) -> Self {
-        Self { bytes, call: Some(call), stage: Stage::Answer }
+    pub(crate) fn answer(bytes: Bytes, usage: Usage, call: Call) -> Self {
+        Self { bytes, call: Some(call), usage, stage: Stage::Answer }
     }
 
-    pub(crate) fn cut_off(bytes: Bytes, call: Call) -> Self {
-        Self { bytes, call: Some(call), stage: Stage::CutOff }
+    /// A completion that is no answer, but billed all the same.
+    pub(crate) fn spoiled(bytes: Bytes, usage: Usage, call: Call) -> Self {
+        Self { bytes, call: Some(call), usage, stage: Stage::Whole }
+    }
+
+    pub(crate) fn cut_off(bytes: Bytes, usage: Usage, call: Call) -> Self {
+        Self { bytes, call: Some(call), usage, stage: Stage::CutOff }
     }
 
     /// Keeps the call in flight until the body is sent.
@@ -72,13 +80,19 @@ impl Body for ReplyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match self.stage {
             Stage::Whole | Stage::Answer => {
-                if let (Some(call), Stage::Answer) = (self.call.take(), self.stage) {
-                    call.answered();
+                if let Some(call) = self.call.take() {
+                    call.billed(self.usage);
+                    if self.stage == Stage::Answer {
+                        call.answered();
+                    }
                 }
                 self.stage = Stage::Sent;
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.bytes)))))
             }
             Stage::CutOff => {
+                if let Some(call) = &self.call {
+                    call.billed_unseen(self.usage);
+                }
                 self.stage = Stage::Flushing;
                 let half = self.bytes.len() / 2;
                 Poll::Ready(Some(Ok(Frame::data(self.bytes.split_to(half)))))

@@ -1,6 +1,7 @@
 //! From a request to the body of a completion, sound or spoiled on purpose.
 //!
-//! The content follows from the seed, the product and its prompt alone: asked twice, a product gets the same analysis.
+//! The content follows from the seed, the product and its prompt alone: asked twice, a product gets the same analysis,
+//! and asked again in the same conversation, another one about the same product.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,11 +13,9 @@ use crate::contract::Contracts;
 use crate::dice::{Dice, digest};
 use crate::faults::Fault;
 use crate::reply::ApiError;
-use crate::request::{ChatRequest, Format};
+use crate::request::{BYTES_PER_TOKEN, ChatRequest, Format, tokens};
+use crate::stats::Usage;
 use crate::words::Subject;
-
-/// The usual estimate for English text; counts only need to be plausible and repeatable.
-const BYTES_PER_TOKEN: usize = 4;
 
 const REFUSAL: &str = "I'm sorry, but I can't help with the analysis of this product.";
 
@@ -27,6 +26,15 @@ pub(crate) struct Asked<'a> {
     /// Names the completion.
     pub(crate) id: u64,
     pub(crate) fault: Option<Fault>,
+    /// The most tokens the answer may have.
+    pub(crate) ceiling: Option<u64>,
+}
+
+pub(crate) struct Completed {
+    pub(crate) body: Vec<u8>,
+    pub(crate) usage: Usage,
+    /// There was more to say than the ceiling allowed.
+    pub(crate) at_ceiling: bool,
 }
 
 #[derive(Serialize)]
@@ -54,24 +62,21 @@ struct Message<'a> {
     refusal: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct Usage {
-    prompt_tokens: usize,
-    completion_tokens: usize,
-    total_tokens: usize,
-}
-
 /// An error means that the request's schema is wrong, or that no instance of it was found.
-pub(crate) fn complete(contracts: &Contracts, seed: u64, asked: &Asked<'_>) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn complete(contracts: &Contracts, seed: u64, asked: &Asked<'_>) -> Result<Completed, ApiError> {
     let Asked { request, product, fault, .. } = asked;
     let (contract, name) = match &request.format {
-        Format::Free => (contracts.plain(), None),
+        Format::Text | Format::Object => {
+            // Words are no contract: a model that cannot make sense of them says something anyway.
+            let told = request.told_schema().and_then(|schema| contracts.of(&schema).ok());
+            (told.unwrap_or_else(|| contracts.plain()), None)
+        }
         Format::Schema { name, raw } => {
             (contracts.of(raw).map_err(|error| wrong_schema(name, &error))?, Some(name))
         }
     };
     let mut dice = Dice::new(digest(digest(seed, product.as_bytes()), request.prompt.as_bytes()));
-    let subject = Subject::of(&request.prompt, product, &mut dice);
+    let subject = Subject::in_conversation(&request.prompt, request.earlier(), product, &mut dice);
     let instance = contract.instance(&subject, dice.clone()).ok_or_else(|| {
         let unsatisfied = "the simulator found no instance of it";
         wrong_schema(name.map_or("", |name| name), unsatisfied)
@@ -83,6 +88,7 @@ pub(crate) fn complete(contracts: &Contracts, seed: u64, asked: &Asked<'_>) -> R
         }
         Some(Fault::Malformed) => malformed(&instance, &subject, &mut dice),
         Some(Fault::Truncated) => truncated(&instance),
+        Some(Fault::Prose) => in_prose(&instance, &subject, &mut dice),
         Some(Fault::ContentFiltered) => String::new(),
         _ => instance.to_string(),
     };
@@ -100,10 +106,18 @@ fn write(
     content: Option<&str>,
     refusal: Option<&str>,
     finish_reason: &'static str,
-) -> Vec<u8> {
+) -> Completed {
+    let most_bytes = asked.ceiling.map_or(usize::MAX, |ceiling| {
+        usize::try_from(ceiling).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_TOKEN)
+    });
+    let at_ceiling = content.or(refusal).is_some_and(|told| told.len() > most_bytes);
+    let finish_reason = if at_ceiling { "length" } else { finish_reason };
+    let [content, refusal] =
+        [content, refusal].map(|told| told.map(|told| &told[..told.floor_char_boundary(most_bytes)]));
     let told_bytes = content.or(refusal).map_or(0, str::len);
-    let prompt_tokens = asked.request.size_bytes.div_ceil(BYTES_PER_TOKEN);
-    let completion_tokens = told_bytes.div_ceil(BYTES_PER_TOKEN);
+    let prompt_tokens = asked.request.prompt_tokens;
+    let completion_tokens = tokens(told_bytes);
+    let usage = Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
     let message = Message { role: "assistant", content, refusal };
     let completion = Completion {
         id: format!("chatcmpl-{:016x}", asked.id),
@@ -111,12 +125,23 @@ fn write(
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         model: MODEL,
         choices: [Choice { index: 0, message, logprobs: None, finish_reason }],
-        usage: Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens },
+        usage,
     };
     let mut body = Vec::with_capacity(512 + told_bytes * 5 / 4);
     // Our own types always serialise, and a vector takes all that is written.
     let _ = serde_json::to_writer(&mut body, &completion);
-    body
+    Completed { body, usage, at_ceiling }
+}
+
+/// All of the answer is there, but not alone.
+fn in_prose(instance: &Value, subject: &Subject<'_>, dice: &mut Dice) -> String {
+    let sentence = subject.sentence(dice);
+    match dice.below(4) {
+        0 => format!("```json\n{instance:#}\n```"),
+        1 => format!("Here is the analysis you asked for:\n\n```json\n{instance:#}\n```\n\n{sentence}"),
+        2 => format!("```\n{instance}\n```\nLet me know if you need anything else!"),
+        _ => format!("Sure! {sentence}\n\n{instance}\n\nI hope that this helps."),
+    }
 }
 
 fn malformed(instance: &Value, subject: &Subject<'_>, dice: &mut Dice) -> String {

@@ -18,10 +18,11 @@ pub(crate) enum Fault {
     ContentFiltered,
     SchemaViolation,
     BadRequest,
+    Prose,
 }
 
 impl Fault {
-    pub(crate) const COUNT: usize = 10;
+    pub(crate) const COUNT: usize = 11;
 
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::RateLimited,
@@ -34,6 +35,7 @@ impl Fault {
         Self::ContentFiltered,
         Self::SchemaViolation,
         Self::BadRequest,
+        Self::Prose,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -48,6 +50,7 @@ impl Fault {
             Self::ContentFiltered => "content_filtered",
             Self::SchemaViolation => "schema_violation",
             Self::BadRequest => "bad_request",
+            Self::Prose => "prose",
         }
     }
 }
@@ -75,6 +78,9 @@ pub struct Faults {
     pub schema_violation: f64,
     /// 400, `invalid_request_error`.
     pub bad_request: f64,
+    /// The sound answer in a code fence, in sentences, or in both. Whoever takes the JSON out has all of it, so this
+    /// one counts as an answer too.
+    pub prose: f64,
 }
 
 /// Ten shares of 0.1 add up to a hair more than 1.
@@ -115,6 +121,7 @@ impl Faults {
             Fault::ContentFiltered => self.content_filtered,
             Fault::SchemaViolation => self.schema_violation,
             Fault::BadRequest => self.bad_request,
+            Fault::Prose => self.prose,
         }
     }
 
@@ -169,6 +176,7 @@ mod tests {
             content_filtered: 0.1,
             schema_violation: 0.1,
             bad_request: 0.1,
+            prose: 0.0,
         };
         tenths.validate().unwrap();
     }

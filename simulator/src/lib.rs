@@ -3,10 +3,12 @@
 //! What a client may rely on:
 //! - **Answers hold the contract.** Whatever JSON Schema a request carries, the answer has been checked against it
 //!   by a full validator before it is sent; a schema no instance is found for is refused with a 400, never guessed at.
+//!   Only a ceiling (`max_tokens`) cuts it, and is told so by its `finish_reason`.
 //! - **Runs replay.** Answers come from the product alone; faults and latencies from the seed, the product and the
 //!   number of the call. A product that met a fault can therefore succeed when it is tried again.
 //! - **The counters tell the truth.** `GET /stats` counts a call when its request has been received, and an answer
 //!   only when a complete and valid one has been handed to the socket; a test can prove with it what was paid for.
+//!   Tokens are those of every completion sent, valid or not; what was cut off stands apart, as `unseen_tokens`.
 //! - **It is bounded.** Requests, connections, schemas and instances all have a named limit. Only the count by product
 //!   grows with the catalog; [`Config::count_by_product`] turns it off.
 //!
@@ -20,6 +22,7 @@ mod contract;
 mod dice;
 mod faults;
 mod flatten;
+mod gates;
 mod instance;
 mod limit;
 mod reply;
@@ -54,10 +57,41 @@ pub struct Config {
     pub seed: u64,
     /// A hard limit over all clients, with a burst of one second's worth (at least one request).
     pub max_requests_per_second: Option<f64>,
+    /// A hard limit over all clients, with a burst of one minute's worth. A call takes its prompt and its ceiling
+    /// (`max_tokens`), whatever comes of it; nothing is given back. One that would take more than the whole is refused
+    /// for good, without `Retry-After`.
+    pub max_tokens_per_minute: Option<u64>,
+    /// Whether limits are told in `x-ratelimit-*` headers; `Retry-After` is sent in any case.
+    pub limit_headers: bool,
+    /// After so many calls, counted from the start or the last `POST /reset`, all others get a 429 with the code
+    /// `insufficient_quota`.
+    pub quota_after: Option<u64>,
+    /// More calls at once get a 503 with `Retry-After: 1`; hung ones count too, refused ones do not.
+    pub overloaded_after: Option<usize>,
+    /// A model that there is not: 404, `model_not_found`.
+    pub unknown_model: Option<String>,
+    /// What `response_format` may ask for; anything else gets a 400.
+    pub structured: Structured,
+    /// Prompt and ceiling must fit into so many tokens, or get a 400, `context_length_exceeded`. Without a ceiling, an
+    /// answer ends where the window does.
+    pub context_window: Option<u64>,
+    /// The ids of products whose every call hangs: never answered, and counted as the fault `hung`.
+    pub hang_products: Vec<String>,
     /// Calls with any other bearer token get a 401. `None` lets everybody in.
     pub api_key: Option<String>,
-    /// Whether `/stats` tells calls and answers of each product. Costs about 150 bytes and the id, a product.
+    /// Whether `/stats` tells calls and answers of each product. Costs about 180 bytes and the id, a product.
     pub count_by_product: bool,
+}
+
+/// How much of `response_format` is known. Each knows what the next one does, and all know `text`.
+///
+/// Where a request brings no schema that way, one that its messages tell (an object after `JSON schema:`) is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Structured {
+    #[default]
+    JsonSchema,
+    JsonObject,
+    None,
 }
 
 impl Default for Config {
@@ -68,6 +102,14 @@ impl Default for Config {
             faults: Faults::default(),
             seed: 0,
             max_requests_per_second: None,
+            max_tokens_per_minute: None,
+            limit_headers: true,
+            quota_after: None,
+            overloaded_after: None,
+            unknown_model: None,
+            structured: Structured::default(),
+            context_window: None,
+            hang_products: Vec::new(),
             api_key: None,
             count_by_product: true,
         }
@@ -84,6 +126,16 @@ impl Config {
                 "max_requests_per_second is {limit}: it must be a number above 0"
             );
         }
+        let least_one =
+            [("max_tokens_per_minute", self.max_tokens_per_minute), ("context_window", self.context_window)];
+        for (name, given) in least_one {
+            anyhow::ensure!(given != Some(0), "{name} is 0: it must be at least 1");
+        }
+        anyhow::ensure!(self.unknown_model.as_deref() != Some(""), "unknown_model is empty: name a model");
+        anyhow::ensure!(
+            !self.hang_products.iter().any(String::is_empty),
+            "hang_products has an empty id: write the ids with a comma between them"
+        );
         anyhow::ensure!(
             self.api_key.as_deref() != Some(""),
             "api_key is empty: leave it out to let every key in"
@@ -101,6 +153,14 @@ impl fmt::Debug for Config {
             .field("faults", &self.faults)
             .field("seed", &self.seed)
             .field("max_requests_per_second", &self.max_requests_per_second)
+            .field("max_tokens_per_minute", &self.max_tokens_per_minute)
+            .field("limit_headers", &self.limit_headers)
+            .field("quota_after", &self.quota_after)
+            .field("overloaded_after", &self.overloaded_after)
+            .field("unknown_model", &self.unknown_model)
+            .field("structured", &self.structured)
+            .field("context_window", &self.context_window)
+            .field("hang_products", &self.hang_products)
             .field("api_key", &self.api_key.as_ref().map(|_| "…"))
             .field("count_by_product", &self.count_by_product)
             .finish()
@@ -124,5 +184,17 @@ mod tests {
             let error = config.validate().unwrap_err().to_string();
             assert!(error.contains("max_requests_per_second"), "{error}");
         }
+        let config = Config::default;
+        for (config, name) in [
+            (Config { max_tokens_per_minute: Some(0), ..config() }, "max_tokens_per_minute"),
+            (Config { context_window: Some(0), ..config() }, "context_window"),
+            (Config { unknown_model: Some(String::new()), ..config() }, "unknown_model"),
+            (Config { hang_products: vec!["a".into(), String::new()], ..config() }, "hang_products"),
+        ] {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        let none_at_all = Config { quota_after: Some(0), overloaded_after: Some(0), ..config() };
+        none_at_all.validate().unwrap();
     }
 }

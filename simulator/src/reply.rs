@@ -22,11 +22,20 @@ pub(crate) struct ApiError {
     r#type: &'static str,
     param: Option<&'static str>,
     code: Option<&'static str>,
+    #[serde(skip)]
+    retry_after_seconds: Option<u64>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), r#type: kind, param: None, code: None }
+        Self {
+            status,
+            message: message.into(),
+            r#type: kind,
+            param: None,
+            code: None,
+            retry_after_seconds: None,
+        }
     }
 
     pub(crate) fn invalid_request(message: impl Into<String>) -> Self {
@@ -45,12 +54,27 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", message).coded("rate_limit_exceeded")
     }
 
+    /// Without a code, as OpenAI tells of parameters a model does not know.
+    pub(crate) fn about_uncoded(self, param: &'static str) -> Self {
+        Self { param: Some(param), ..self }
+    }
+
+    /// Sent as `Retry-After`.
+    pub(crate) fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after_seconds: Some(seconds), ..self }
+    }
+
     pub(crate) fn into_response(self) -> Response<ReplyBody> {
         #[derive(Serialize)]
         struct Wrapped {
             error: ApiError,
         }
-        json(self.status, &Wrapped { error: self })
+        let (status, retry_after) = (self.status, self.retry_after_seconds);
+        let mut response = json(status, &Wrapped { error: self });
+        if let Some(seconds) = retry_after {
+            insert(&mut response, RETRY_AFTER, &seconds.to_string());
+        }
+        response
     }
 }
 
@@ -85,17 +109,17 @@ pub(crate) fn add_request_id(response: &mut Response<ReplyBody>, id: u64, took: 
     insert(response, PROCESSING_MS, &took.as_millis().to_string());
 }
 
-pub(crate) fn add_retry_after(response: &mut Response<ReplyBody>, seconds: u64) {
-    insert(response, RETRY_AFTER, &seconds.to_string());
-}
+/// The headers that tell of a limit: its size, what is left of it, and when it is whole again.
+pub(crate) const REQUEST_LIMIT: [&str; 3] =
+    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
+pub(crate) const TOKEN_LIMIT: [&str; 3] =
+    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"];
 
-pub(crate) fn add_limit(response: &mut Response<ReplyBody>, verdict: &Verdict) {
-    const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
-    const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
-    const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
-    insert(response, LIMIT, &verdict.limit.to_string());
-    insert(response, REMAINING, &verdict.remaining.to_string());
-    insert(response, RESET, &provider_duration(verdict.reset));
+pub(crate) fn add_limit(response: &mut Response<ReplyBody>, names: [&'static str; 3], verdict: &Verdict) {
+    let [limit, remaining, reset] = names.map(HeaderName::from_static);
+    insert(response, limit, &verdict.limit.to_string());
+    insert(response, remaining, &verdict.remaining.to_string());
+    insert(response, reset, &provider_duration(verdict.reset));
 }
 
 fn insert(response: &mut Response<ReplyBody>, name: HeaderName, value: &str) {

@@ -20,14 +20,19 @@ const KEY_BYTES: usize = 8;
 pub(crate) struct ChatRequest<'a> {
     /// The last user message, decoded.
     pub(crate) prompt: String,
-    /// All messages and the schema, as they came.
-    pub(crate) size_bytes: usize,
+    /// Estimated from all messages and the schema, as they came.
+    pub(crate) prompt_tokens: u64,
+    /// The most tokens an answer may have: the smaller one of `max_tokens` and `max_completion_tokens`.
+    pub(crate) ceiling: Option<u64>,
     pub(crate) format: Format<'a>,
+    model: &'a RawValue,
+    messages: Vec<WireMessage<'a>>,
 }
 
 pub(crate) enum Format<'a> {
-    /// Text or `json_object`: nothing is said about the answer's members.
-    Free,
+    Text,
+    /// `json_object`: nothing is said about the answer's members.
+    Object,
     Schema {
         name: Cow<'a, str>,
         raw: &'a str,
@@ -41,6 +46,10 @@ struct WireRequest<'a> {
     #[serde(borrow)]
     messages: Option<Vec<WireMessage<'a>>>,
     stream: Option<bool>,
+    #[serde(borrow)]
+    max_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    max_completion_tokens: Option<&'a RawValue>,
     #[serde(borrow)]
     response_format: Option<WireFormat<'a>>,
 }
@@ -81,9 +90,8 @@ impl<'a> ChatRequest<'a> {
             let text = format!("We could not parse the JSON body of your request: {error}.");
             ApiError::invalid_request(text)
         })?;
-        if wire.model.is_none() {
-            return Err(ApiError::invalid_request("you must provide a model parameter"));
-        }
+        let model =
+            wire.model.ok_or_else(|| ApiError::invalid_request("you must provide a model parameter"))?;
         let messages = wire.messages.ok_or_else(|| missing("messages"))?;
         if messages.is_empty() {
             let text = "Invalid 'messages': empty array. Expected an array with minimum length 1.";
@@ -93,16 +101,92 @@ impl<'a> ChatRequest<'a> {
             let text = "The simulator does not stream: leave out 'stream' or set it to false.";
             return Err(ApiError::invalid_request(text).about("stream", "unsupported_value"));
         }
+        let older = wire.max_tokens.map(|raw| ceiling("max_tokens", raw)).transpose()?;
+        let newer =
+            wire.max_completion_tokens.map(|raw| ceiling("max_completion_tokens", raw)).transpose()?;
         let format = format(wire.response_format)?;
         let contents = messages.iter().filter_map(|message| message.content);
         let mut size_bytes: usize = contents.map(|content| content.get().len()).sum();
         if let Format::Schema { raw, .. } = &format {
             size_bytes += raw.len();
         }
-        let last = messages.iter().rev().find(|message| message.role == "user").or(messages.last());
+        let last = messages.iter().rev().find(|message| message.is_user()).or(messages.last());
         let prompt = last.and_then(|message| message.content).map_or(Ok(String::new()), content)?;
-        Ok(Self { prompt, size_bytes, format })
+        let prompt_tokens = tokens(size_bytes);
+        let ceiling = older.into_iter().chain(newer).min();
+        Ok(Self { prompt, prompt_tokens, ceiling, format, model, messages })
     }
+
+    pub(crate) fn asks_for_model(&self, name: &str) -> bool {
+        decode::<Cow<'_, str>>(self.model).is_ok_and(|model| model == name)
+    }
+
+    /// Answers that are repeated in the request; none when the conversation begins.
+    pub(crate) fn turns(&self) -> u64 {
+        self.messages.iter().filter(|message| message.role == "assistant").count() as u64
+    }
+
+    /// The user messages before the prompt, latest first. A conversation about a product names it there, while its
+    /// last message may only tell what was wrong with the answer.
+    pub(crate) fn earlier(&self) -> impl Iterator<Item = String> {
+        let users = self.messages.iter().rev().filter(|message| message.is_user());
+        users.skip(1).filter_map(|message| content(message.content?).ok())
+    }
+
+    /// The last JSON Schema that is told in words, after [`SCHEMA_MARKER`], in a system or user message.
+    pub(crate) fn told_schema(&self) -> Option<String> {
+        let told = self.messages.iter().rev().filter(|message| message.role != "assistant");
+        let mut marked = told.filter_map(|message| message.content).filter(|raw| {
+            // The marker looks the same in JSON; most messages need not be decoded.
+            raw.get().contains(SCHEMA_MARKER)
+        });
+        marked.find_map(|raw| schema_in(&content(raw).ok()?).map(ToOwned::to_owned))
+    }
+}
+
+impl WireMessage<'_> {
+    fn is_user(&self) -> bool {
+        self.role == "user"
+    }
+}
+
+/// The usual estimate for English text; counts only need to be plausible and repeatable.
+pub(crate) const BYTES_PER_TOKEN: usize = 4;
+
+pub(crate) fn tokens(bytes: usize) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN) as u64
+}
+
+/// What a worker writes before a schema that it can give in words only.
+const SCHEMA_MARKER: &str = "JSON schema:";
+
+/// A product's text may hold the marker too; this many are looked at.
+const MAX_MARKERS: usize = 8;
+
+fn schema_in(text: &str) -> Option<&str> {
+    text.rmatch_indices(SCHEMA_MARKER).take(MAX_MARKERS).find_map(|(at, marker)| {
+        let told = text[at + marker.len()..].trim_start();
+        let fenced = told.strip_prefix("```json").or_else(|| told.strip_prefix("```"));
+        let told = fenced.unwrap_or(told).trim_start();
+        let mut values = serde_json::Deserializer::from_str(told).into_iter::<&RawValue>();
+        let schema = values.next()?.ok()?.get();
+        schema.starts_with('{').then_some(schema)
+    })
+}
+
+fn ceiling(parameter: &'static str, raw: &RawValue) -> Result<u64, ApiError> {
+    let (text, code) = match (decode::<u64>(raw), decode::<i64>(raw)) {
+        (Ok(ceiling @ 1..), _) => return Ok(ceiling),
+        (Ok(0), _) | (_, Ok(_)) => {
+            let least = "integer below minimum value. Expected a value >= 1";
+            (format!("Invalid '{parameter}': {least}, but got {raw} instead."), "integer_below_min_value")
+        }
+        _ => {
+            let text = format!("Invalid type for '{parameter}': expected an integer, but got {raw} instead.");
+            (text, "invalid_type")
+        }
+    };
+    Err(ApiError::invalid_request(text).about(parameter, code))
 }
 
 fn content(raw: &RawValue) -> Result<String, ApiError> {
@@ -123,10 +207,11 @@ fn decode<T: DeserializeOwned>(raw: &RawValue) -> serde_json::Result<T> {
 
 fn format(wire: Option<WireFormat<'_>>) -> Result<Format<'_>, ApiError> {
     let Some(wire) = wire else {
-        return Ok(Format::Free);
+        return Ok(Format::Text);
     };
     match &*wire.r#type {
-        "text" | "json_object" => Ok(Format::Free),
+        "text" => Ok(Format::Text),
+        "json_object" => Ok(Format::Object),
         "json_schema" => {
             let schema = wire.json_schema.ok_or_else(|| missing("response_format.json_schema"))?;
             let name = schema.name.ok_or_else(|| missing("response_format.json_schema.name"))?;
@@ -199,6 +284,67 @@ mod tests {
             {"type":"json_schema","json_schema":{"name":"n","strict":true,"schema":{"type": "object" }}}}"#;
         let request = ChatRequest::parse(body).unwrap();
         assert!(matches!(request.format, Format::Schema { raw: r#"{"type": "object" }"#, .. }));
+    }
+
+    #[test]
+    fn the_smaller_ceiling_holds() {
+        let ceiling = |members: Value| {
+            let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+            body.as_object_mut().unwrap().append(&mut members.as_object().unwrap().clone());
+            ChatRequest::parse(body.to_string().as_bytes())
+                .map(|request| request.ceiling)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(ceiling(json!({})), Ok(None));
+        assert_eq!(ceiling(json!({"max_tokens": null})), Ok(None));
+        assert_eq!(ceiling(json!({"max_tokens": 7})), Ok(Some(7)));
+        assert_eq!(ceiling(json!({"max_tokens": 7, "max_completion_tokens": 5})), Ok(Some(5)));
+        for wrong in [json!(0), json!(-3)] {
+            assert!(ceiling(json!({"max_tokens": wrong})).unwrap_err().contains("below minimum"));
+        }
+        for wrong in [json!("9"), json!(1.5)] {
+            let error = ceiling(json!({"max_completion_tokens": wrong})).unwrap_err();
+            assert!(error.contains("Invalid type for 'max_completion_tokens'"), "{error}");
+        }
+    }
+
+    #[test]
+    fn schemas_are_found_in_words() {
+        for (text, found) in [
+            (
+                "Answer in JSON.\nJSON schema:\n{\"type\": \"object\"}\nNothing else.",
+                Some(r#"{"type": "object"}"#),
+            ),
+            ("JSON schema: {\"a\":{}} JSON schema:\n\n```json\n{\"b\":\n{}}\n```", Some("{\"b\":\n{}}")),
+            ("JSON schema:\n{\"a\":{}}\nTitle: a book on JSON schema: the {basics}", Some(r#"{"a":{}}"#)),
+            ("JSON schema:\n[1]", None),
+            ("JSON schema:\n{\"a\":", None),
+            ("{\"a\": 1}", None),
+        ] {
+            assert_eq!(schema_in(text), found, "{text}");
+        }
+        let told = |messages: Value| {
+            let body = json!({"model": "m", "messages": messages}).to_string();
+            ChatRequest::parse(body.as_bytes()).unwrap().told_schema()
+        };
+        let system = json!({"role": "system", "content": "JSON schema:\n{\"a\":\"é\"}"});
+        let user = json!({"role": "user", "content": "x"});
+        let answer = json!({"role": "assistant", "content": "JSON schema:\n{\"wrong\":1}"});
+        assert_eq!(told(json!([system, user, answer, user])), Some(r#"{"a":"é"}"#.to_owned()));
+        assert_eq!(told(json!([user])), None);
+    }
+
+    #[test]
+    fn a_conversation_is_known_by_its_answers() {
+        let body = json!({"model": "m", "messages": [
+            {"role": "user", "content": "first"},
+            {"role": "assistant", "content": "{}"},
+            {"role": "user", "content": "again"},
+        ]})
+        .to_string();
+        let request = ChatRequest::parse(body.as_bytes()).unwrap();
+        assert_eq!((request.prompt.as_str(), request.turns()), ("again", 1));
+        assert_eq!(request.earlier().collect::<Vec<_>>(), ["first"]);
     }
 
     #[test]

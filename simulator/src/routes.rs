@@ -1,9 +1,10 @@
 //! One request to one response.
 //!
-//! The order of a call is fixed: it is received and counted, then the key, the limit and the request are checked, then
-//! its fault is chosen, then it waits, then it is answered. Refusals come before the wait because a provider does not
-//! think about what it refuses.
+//! The order of a call is fixed: it is received and counted, then it passes the gates ([`crate::gates`]), then its fault
+//! is chosen, then it waits, then it is answered. Refusals come before the wait because a provider does not think about
+//! what it refuses.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -11,21 +12,21 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{ALLOW, AUTHORIZATION, HeaderMap, HeaderValue};
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 use crate::body::ReplyBody;
-use crate::completion::{Asked, complete, models};
+use crate::completion::{Asked, Completed, complete, models};
 use crate::contract::Contracts;
 use crate::dice::{Dice, digest};
 use crate::faults::Fault;
-use crate::limit::Limit;
+use crate::gates::Gates;
 use crate::reply::{self, ApiError, json};
 use crate::request::{CallId, ChatRequest};
-use crate::stats::{Call, Stats};
+use crate::stats::{Call, Limited, Stats};
 
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 
@@ -41,9 +42,10 @@ const LATENCY_SALT: u64 = 0x1a;
 const ERROR_SALT: u64 = 0xe5;
 
 pub(crate) struct Service {
-    config: Config,
+    config: Arc<Config>,
     contracts: Contracts,
-    limit: Option<Limit>,
+    gates: Gates,
+    hang_products: HashSet<String>,
     stats: Arc<Stats>,
     /// Numbers the calls whose client does not.
     unnumbered_calls: AtomicU64,
@@ -65,9 +67,11 @@ impl std::error::Error for HungUp {}
 
 impl Service {
     pub(crate) fn new(config: Config, stopping: CancellationToken) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
         Ok(Self {
             contracts: Contracts::new()?,
-            limit: config.max_requests_per_second.map(|limit| Limit::new(limit, Instant::now())),
+            gates: Gates::new(Arc::clone(&config), Instant::now()),
+            hang_products: config.hang_products.iter().cloned().collect(),
             stats: Stats::new(config.count_by_product),
             unnumbered_calls: AtomicU64::new(0),
             other_requests: AtomicU64::new(0),
@@ -114,7 +118,7 @@ impl Service {
                 self.stats.reset();
                 json(StatusCode::OK, &self.stats.report(false))
             }
-            _ => match self.check_key(request.headers()) {
+            _ => match self.gates.check_key(request.headers()) {
                 Ok(()) => json(StatusCode::OK, &models()),
                 Err(error) => error.into_response(),
             },
@@ -135,31 +139,20 @@ impl Service {
         });
         let number = call_id.number.unwrap_or_else(|| self.unnumbered_calls.fetch_add(1, Relaxed));
         let product = digest(self.config.seed, call_id.product.as_bytes());
-        let id = digest(product, &number.to_le_bytes());
-        let call = self.stats.receive(&call_id.product);
+        let first = digest(product, &number.to_le_bytes());
+        // Each turn of a conversation meets its own fault, also where the client does not number them apart.
+        let id = match parsed.as_ref().map_or(0, ChatRequest::turns) {
+            0 => first,
+            turns => digest(first, &turns.to_le_bytes()),
+        };
+        let mut call = self.stats.receive(&call_id.product);
 
-        let checked = self.check_key(&head.headers);
-        let verdict = match &checked {
-            Ok(()) => self.limit.as_ref().map(|limit| limit.take(Instant::now())),
-            Err(_) => None,
+        let (told, admitted) = self.gates.admit(&head.headers, parsed, &mut call);
+        let mut response = match admitted {
+            Ok(request) => self.answer(&request, &call_id.product, id, call).await?,
+            Err(error) => hold(error.into_response(), call),
         };
-        let mut response = match (checked, verdict.filter(|verdict| !verdict.granted), parsed) {
-            (Err(error), _, _) | (Ok(()), None, Err(error)) => {
-                call.rejected();
-                hold(error.into_response(), call)
-            }
-            (Ok(()), Some(verdict), _) => {
-                call.over_limit();
-                let text = "Rate limit reached for simulated on requests per second. Please try again later.";
-                let mut response = ApiError::rate_limited(text).into_response();
-                reply::add_retry_after(&mut response, verdict.retry_after_seconds());
-                hold(response, call)
-            }
-            (Ok(()), None, Ok(request)) => self.answer(&request, &call_id.product, id, call).await?,
-        };
-        if let Some(verdict) = verdict {
-            reply::add_limit(&mut response, &verdict);
-        }
+        told.add_to(&mut response);
         Ok((id, response))
     }
 
@@ -170,16 +163,18 @@ impl Service {
         id: u64,
         call: Call,
     ) -> Result<Response<ReplyBody>, HungUp> {
-        let fault = self.config.faults.choose(&mut Dice::new(id ^ FAULT_SALT));
+        let fault = if self.hang_products.contains(product) {
+            Some(Fault::Hung)
+        } else {
+            self.config.faults.choose(&mut Dice::new(id ^ FAULT_SALT))
+        };
         if let Some(fault) = fault {
             call.met(fault);
         }
         match fault {
             Some(Fault::RateLimited) => {
                 let text = "Rate limit reached for simulated (a simulated fault). Please try again in 1s.";
-                let mut response = ApiError::rate_limited(text).into_response();
-                reply::add_retry_after(&mut response, 1);
-                return Ok(hold(response, call));
+                return Ok(hold(ApiError::rate_limited(text).retry_after(1).into_response(), call));
             }
             Some(Fault::BadRequest) => {
                 let error = ApiError::invalid_request("Invalid value for 'messages' (a simulated fault).");
@@ -191,9 +186,12 @@ impl Service {
             }
             _ => {}
         }
-        let asked = Asked { request, product, id, fault };
-        let body = match complete(&self.contracts, self.config.seed, &asked) {
-            Ok(body) => Bytes::from(body),
+        let room = self.config.context_window.map(|window| window.saturating_sub(request.prompt_tokens));
+        let ceiling = request.ceiling.into_iter().chain(room).min();
+        let asked = Asked { request, product, id, fault, ceiling };
+        let Completed { body, usage, at_ceiling } = match complete(&self.contracts, self.config.seed, &asked)
+        {
+            Ok(completed) => completed,
             Err(error) => {
                 call.rejected();
                 return Ok(hold(error.into_response(), call));
@@ -203,34 +201,27 @@ impl Service {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        Ok(match fault {
-            None => reply::respond(StatusCode::OK, ReplyBody::answer(body, call)),
-            Some(Fault::ServerError) => hold(server_error(id).into_response(), call),
-            Some(Fault::CutOff) => reply::respond(StatusCode::OK, ReplyBody::cut_off(body, call)),
-            Some(_) => hold(reply::respond(StatusCode::OK, ReplyBody::whole(body)), call),
-        })
+        let body = Bytes::from(body);
+        let body = match fault {
+            Some(Fault::ServerError) => return Ok(hold(server_error(id).into_response(), call)),
+            Some(Fault::CutOff) => ReplyBody::cut_off(body, usage, call),
+            None | Some(Fault::Prose) if at_ceiling => {
+                call.limited(Limited::AtCeiling);
+                ReplyBody::spoiled(body, usage, call)
+            }
+            None | Some(Fault::Prose) => ReplyBody::answer(body, usage, call),
+            Some(_) => ReplyBody::spoiled(body, usage, call),
+        };
+        Ok(reply::respond(StatusCode::OK, body))
     }
 
     fn delay(&self, id: u64) -> Duration {
-        let Config { latency, jitter, .. } = self.config;
+        let Config { latency, jitter, .. } = *self.config;
         if jitter.is_zero() {
             return latency;
         }
         let share = Dice::new(id ^ LATENCY_SALT).share();
         (latency + jitter.mul_f64(2.0 * share)).saturating_sub(jitter)
-    }
-
-    fn check_key(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        let Some(wanted) = &self.config.api_key else {
-            return Ok(());
-        };
-        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let text = match given {
-            Some(given) if given == wanted => return Ok(()),
-            Some(_) => "Incorrect API key provided. The simulator was started with another one.",
-            None => "You didn't provide an API key: send it as 'Authorization: Bearer <key>'.",
-        };
-        Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_request_error", text).coded("invalid_api_key"))
     }
 }
 

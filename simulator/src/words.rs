@@ -21,9 +21,21 @@ pub(crate) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// Looks for the product's title in the prompt; without one, the product has no better name than its key.
+    #[cfg(test)]
     pub(crate) fn of(prompt: &'a str, key: &'a str, dice: &mut Dice) -> Self {
-        let title = title_in(prompt).unwrap_or_else(|| clip(key).into());
+        Self::in_conversation(prompt, std::iter::empty(), key, dice)
+    }
+
+    /// Looks for the product's title in the prompt, then in what was said `earlier`; without one, the product has no
+    /// better name than its key.
+    pub(crate) fn in_conversation(
+        prompt: &'a str,
+        mut earlier: impl Iterator<Item = String>,
+        key: &'a str,
+        dice: &mut Dice,
+    ) -> Self {
+        let told = || earlier.find_map(|text| title_in(&text).map(|title| Cow::Owned(title.into_owned())));
+        let title = title_in(prompt).or_else(told).unwrap_or_else(|| clip(key).into());
         let drawn = dice.pick(&DEPARTMENTS).unwrap_or(&DEPARTMENTS[0]);
         let department = department_of(&title).unwrap_or(drawn);
         Self { title, department }

@@ -140,7 +140,8 @@ async fn calls_are_counted_by_product_until_a_reset() {
     server.post(CHAT, "", &question("nameless")).await;
     let stats = server.stats().await;
     assert_eq!((&stats["calls"], &stats["answers"], &stats["products"]), (&json!(3), &json!(3), &json!(2)));
-    assert_eq!(stats["by_product"]["a/b"], json!({"calls": 2, "answers": 2}));
+    let product = &stats["by_product"]["a/b"];
+    assert_eq!((&product["calls"], &product["answers"]), (&json!(2), &json!(2)));
     let hashed = stats["by_product"].as_object().unwrap().keys().find(|key| *key != "a/b").unwrap();
     assert!(hashed.len() == 16 && hashed.bytes().all(|byte| byte.is_ascii_hexdigit()), "{hashed}");
     assert!(server.get("/stats?by_product=false").await.json().get("by_product").is_none());

@@ -155,6 +155,10 @@ impl Response {
         self.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
     }
 
+    pub(crate) fn finish_reason(&self) -> String {
+        self.json()["choices"][0]["finish_reason"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) fn analysis(&self) -> Value {
         serde_json::from_str(&self.content()).unwrap()
     }

@@ -6,4 +6,6 @@ mod answers;
 mod client;
 mod faults;
 mod limits;
+mod provider;
 mod throughput;
+mod tokens;
