@@ -234,6 +234,7 @@ impl Aggregator {
             }
             if self.is_complete {
                 self.settle_repeats(broker, outcomes.as_mut()).await?;
+                outcomes.close().await?;
                 self.look().await?;
                 return Ok(Status::Complete);
             }

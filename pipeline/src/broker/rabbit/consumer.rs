@@ -26,6 +26,8 @@ use crate::{
 };
 
 const MAX_REASON_BYTES: usize = 1024;
+/// How long an end waits for messages that are on their way to the dead queue; those that stay behind come again.
+const BURIAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A message, to the wire and back.
 pub(super) trait Wire: Sized + Send + 'static {
@@ -138,13 +140,13 @@ impl Shared {
             // A place first: what is taken from the connection can be handed on.
             let place = tokio::select! {
                 place = sender.reserve() => place.map_err(|_| BrokerError::Closed)?,
-                () = closing.cancelled() => return Ok(Some(live)),
+                () = closing.cancelled() => return finish(burials).await.map(|()| Some(live)),
             };
             let next = loop {
                 tokio::select! {
                     next = live.1.next() => break next,
                     Some(buried) = burials.join_next() => buried.map_err(|_| BrokerError::Closed)??,
-                    () = closing.cancelled() => return Ok(Some(live)),
+                    () = closing.cancelled() => return finish(burials).await.map(|()| Some(live)),
                 }
             };
             let loss = match next {
@@ -197,6 +199,17 @@ impl Shared {
         acknowledge(&found.acker).await;
         Ok(())
     }
+}
+
+/// Sees what was begun to its end, within reason.
+async fn finish(mut burials: JoinSet<Result<(), BrokerError>>) -> Result<(), BrokerError> {
+    let all = async {
+        while let Some(buried) = burials.join_next().await {
+            buried.map_err(|_| BrokerError::Closed)??;
+        }
+        Ok(())
+    };
+    timeout(BURIAL_PATIENCE, all).await.unwrap_or(Ok(()))
 }
 
 async fn subscribe_once(link: &Link, queue: &str, prefetch: u16) -> lapin::Result<lapin::Consumer> {

@@ -66,6 +66,8 @@ impl Shared {
                     Trouble::Permanent(error) => return Err(error),
                     Trouble::Passing(error) => Loss::Connection(error.to_string()),
                 },
+                // The connection is there: RabbitMQ would have to say no.
+                Err(_) if link.is_alive() => Loss::Silence(queue.to_owned()),
                 Err(loss) => loss,
             };
             self.give_up(&link, &loss).await?;
