@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use shelfmill_pipeline::{
-    job::{Job, Prompt},
+    job::{Job, OnOverflow, Prompt},
     ledger::{Begun, Ledger},
 };
 use shelfmill_producer::input::{Entry, InputOptions, Source};
@@ -19,6 +19,7 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
         Some(file) => Job::read(file)?,
         None => Job::default(),
     };
+    refuse_what_is_to_come(&job)?;
     if let Some(model) = &args.model {
         job.llm.model.clone_from(model);
     }
@@ -45,6 +46,25 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
         ))));
     }
     Ok(job)
+}
+
+/// Settings that a job file may have and nothing acts on yet: better refused than believed in.
+fn refuse_what_is_to_come(job: &Job) -> Result<(), Usage> {
+    let default = Job::default();
+    let asked = [
+        (!job.llm.endpoints.is_empty(), "[[llm.endpoints]]"),
+        (job.llm.images.is_some(), "[llm.images]"),
+        (job.llm.api_keys != default.llm.api_keys, "llm.api_keys"),
+        (job.llm.on_overflow == OnOverflow::Fallback, "llm.on_overflow = \"fallback\""),
+        (job.limits.hedge_after.is_some(), "limits.hedge_after"),
+        (job.limits.dedupe_prompts, "limits.dedupe_prompts"),
+    ];
+    match asked.iter().find(|(is_asked, _)| *is_asked) {
+        Some((_, what)) => {
+            Err(Usage(format!("{what} is read and does nothing in this version; take it out of the job file")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What is to be read.

@@ -146,8 +146,9 @@ pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path
     if counts.rejected > 0 {
         eprintln!("Rejected: {} records", counts.rejected);
     }
-    let cost =
-        summary.cost_usd.map_or("unknown (the job names no prices)".to_owned(), |cost| format!("${cost:.4}"));
+    let cost = summary
+        .cost_usd
+        .map_or("unknown (no prices are known for the model)".to_owned(), |cost| format!("${cost:.4}"));
     eprintln!(
         "Calls: {} ({} retries), {} tokens, cost {cost}, {:.1} products/s",
         summary.calls.made, summary.calls.retries, summary.tokens.total, summary.products_per_second

@@ -149,7 +149,7 @@ fn a_second_signal_and_a_short_grace_end_what_hangs() {
 
 #[test]
 fn faults_cost_retries_and_no_product() {
-    let shares = ["rate-limited", "server-error", "malformed", "truncated", "cut-off", "schema-violation"];
+    let shares = ["rate-limited", "server-error", "malformed", "cut-off", "schema-violation"];
     let mut options = vec!["--latency".to_owned(), "2ms".to_owned()];
     options.extend(shares.iter().flat_map(|fault| [format!("--{fault}"), "0.04".to_owned()]));
     let options: Vec<&str> = options.iter().map(String::as_str).collect();

@@ -5,6 +5,7 @@
 mod broker_faults;
 mod cli;
 mod contract;
+mod conversations;
 mod crashes;
 mod dead_letters;
 mod disk_faults;

@@ -28,144 +28,18 @@ use crate::{
     money::Money,
 };
 
+mod claims;
 mod embedded;
+mod error;
 mod halt;
 mod pace;
 mod redis;
 
+pub use claims::{Call, Claim, ClaimToken, Grant, Kept, Turn};
 pub use embedded::EmbeddedLedger;
+pub use error::LedgerError;
 pub use halt::{Halt, HaltCause};
 pub use redis::{FailedProduct, RedisConfig, RedisLedger};
-
-/// Why the ledger could not do what it was asked. None of these mends itself.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// The URL cannot be read or the login was refused.
-    #[error("Redis at {at} refuses the connection: {reason}; look at the user and password in --redis-url")]
-    Refused {
-        /// Host and port; never the password.
-        at: String,
-        /// Redis' words.
-        reason: String,
-    },
-    /// A one-shot command could not reach Redis.
-    #[error("cannot reach Redis at {at}: {reason}")]
-    Unreachable {
-        /// Host and port; never the password.
-        at: String,
-        /// The system's words.
-        reason: String,
-    },
-    /// A command failed for a reason that time does not heal.
-    #[error("Redis at {at} cannot do what Shelfmill needs: {reason}")]
-    Failed {
-        /// Host and port; never the password.
-        at: String,
-        /// Redis' words.
-        reason: String,
-    },
-    /// The ledger holds something this build cannot read.
-    #[error("the ledger's {what} cannot be read; was it written by another version of Shelfmill?")]
-    Unreadable {
-        /// Which value.
-        what: &'static str,
-    },
-    /// Another producer has taken over the run, because this one was not heard of for too long.
-    #[error(
-        "another producer has taken over this run, or Redis was set back to an older state; if there is no other \
-         producer, run this one again"
-    )]
-    ScanLost,
-    /// Redis was emptied while the input was read.
-    #[error(
-        "Redis has lost the run: it was emptied while the input was read. Nothing that is done is lost: run the \
-         producer again, with the same input"
-    )]
-    RunLost,
-    /// A file of the embedded ledger cannot be written.
-    #[error("cannot keep {file}")]
-    File {
-        /// The file.
-        file: String,
-        /// The system's words.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The process is ending and does not wait any longer.
-    #[error("stopped while waiting for the ledger")]
-    Aborted,
-}
-
-/// What a worker that asks for a product gets.
-#[derive(Debug)]
-pub enum Claim {
-    /// The product is completed or failed.
-    Done,
-    /// The product was answered; what is left is to say so.
-    Answered(Outcome),
-    /// Somebody else is at it.
-    Busy,
-    /// Go on.
-    Granted(Grant),
-}
-
-/// What became of a product's earlier claims.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Grant {
-    /// Claims that ran out after a call was begun, because whoever held them died or was not heard of.
-    pub lost_claims: u32,
-    /// Calls that were begun under those: they are made again.
-    pub lost_calls: u32,
-    /// What had been spent on the product when it was last given back, by whichever of its tasks.
-    pub spent: Spent,
-}
-
-/// When a call may begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Now; the ledger has noted it.
-    Now,
-    /// Ask again then, with [`Ledger::begin_call`].
-    After(Duration),
-    /// Not at all: the claim ran out, and the product may be somebody else's.
-    Lost,
-    /// Not at all: the run has paused by itself.
-    Halted,
-    /// Not at all: whatever calls under way turn out to cost, this one might exceed the budget.
-    OverBudget,
-}
-
-/// A call that is to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Call {
-    /// Which one it is under its claim, from 1.
-    pub number: u32,
-    /// Tokens it will probably take, read and written.
-    pub tokens: u64,
-    /// What it can cost at most; held until the next one is asked for, or the claim ends.
-    pub most: Money,
-    /// What the one before it under this claim has cost.
-    pub before: Money,
-}
-
-/// What became of an answer.
-#[derive(Debug)]
-pub enum Kept {
-    /// It is kept.
-    Yes,
-    /// Another was there before: that one is to be told. (A failure is replaced by a result.)
-    Earlier(Outcome),
-    /// The product has its result already: nobody waits for the answer.
-    Done,
-    /// Not yet: the claim had run out, and others may have worked on the product since. It is kept when it is put again,
-    /// with a line that tells of them, and they have not gone on meanwhile.
-    Late {
-        /// Calls begun by those whose claims ran out and by who has the product now, and not in `spent`.
-        calls: u32,
-        /// What had been spent on the product when it was last given back.
-        spent: Spent,
-    },
-}
 
 /// What the producer is to do with a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,9 +206,6 @@ pub struct Vitals {
     /// US dollars so far, as far as prices are known.
     pub cost_usd: Option<f64>,
 }
-
-/// Who claims: unique for every claim, so that a repeated request is told from a second claimant.
-pub type ClaimToken = str;
 
 /// The memory of one run.
 #[async_trait]

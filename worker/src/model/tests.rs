@@ -11,7 +11,15 @@ async fn call(server: &MockServer, deadline: Duration) -> Result<Vec<u8>, CallFa
     let client = ModelClient::new(4, Some(SecretString::from("sk-canary")), 0).unwrap();
     let endpoint = Endpoint::new(Some(&server.uri()), &Job::default()).unwrap();
     let messages = [Message { role: "user", content: "hello".into() }];
-    client.call(&endpoint, &endpoint.request(&messages, 1000, endpoint.dialect.sent()).unwrap(), "ä/1", 2, deadline).await
+    client
+        .call(
+            &endpoint,
+            &endpoint.request(&messages, 1000, endpoint.dialect.sent()).unwrap(),
+            "ä/1",
+            2,
+            deadline,
+        )
+        .await
 }
 
 async fn answering(template: ResponseTemplate) -> Result<Vec<u8>, CallFailure> {

@@ -4,7 +4,6 @@
 //! in memory can be had again by reading it. Leases are not kept: whoever claims lives and dies with the ledger.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,21 +13,22 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Admission, Begun, Call, Claim, ClaimToken, Done, Grant, Halt, JournalMark, Kept, Ledger, LedgerError,
-    Progress, ScanCounts, State, Turn, Vitals,
-    pace::{Charge, FREE, Pace, charges},
+    Admission, Begun, Call, Claim, ClaimToken, Done, Halt, JournalMark, Kept, Ledger, LedgerError, Progress,
+    ScanCounts, State, Turn, Vitals,
+    pace::{Charge, FREE, charges},
 };
 use crate::{
-    failure::FailureClass,
     identity::IdHash,
     job::{Job, Limits},
     message::{Outcome, Spent},
     money::Money,
 };
 use inflight::Inflight;
-use table::{Entry, Table};
+use inner::{Held, Inner};
+use table::Entry;
 
 mod inflight;
+mod inner;
 mod table;
 
 /// How soon to ask again for money that others hold.
@@ -39,39 +39,6 @@ const BUDGET_POLL: Duration = Duration::from_millis(250);
 pub struct EmbeddedLedger {
     inner: Mutex<Inner>,
     started: Instant,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    job: Option<Job>,
-    table: Table,
-    claims: HashMap<IdHash, Held>,
-    answers: HashMap<IdHash, Outcome>,
-    spent: HashMap<IdHash, Spent>,
-    inflight: Option<(Inflight, String)>,
-    inflight_told: bool,
-    pace: Pace,
-    scan: Option<ScanCounts>,
-    scans_after: u64,
-    last_batch: Option<(u64, Vec<Admission>)>,
-    completed: u64,
-    failures: BTreeMap<FailureClass, u64>,
-    expected: Option<u64>,
-    journal: Option<JournalMark>,
-    vitals: Option<Vitals>,
-    halt: Option<Halt>,
-    money_spent: Money,
-    money_held: Money,
-}
-
-/// A claim.
-#[derive(Debug)]
-struct Held {
-    token: String,
-    begun: u32,
-    hold: Money,
-    /// Calls of earlier processes that were cut off, and whose cost is not counted yet.
-    lost_calls: u32,
 }
 
 impl Default for EmbeddedLedger {
@@ -160,84 +127,6 @@ impl EmbeddedLedger {
 
     fn now_ms(&self) -> f64 {
         self.started.elapsed().as_secs_f64() * 1_000.0
-    }
-}
-
-impl Inner {
-    /// Ends a claim; `cost` is what its last call has cost, where that is known.
-    fn end_claim(&mut self, product: &IdHash, cost: Option<Money>) {
-        let Some(held) = self.claims.remove(product) else { return };
-        if held.hold > Money::ZERO {
-            self.money_held = self.money_held.less(held.hold);
-            self.money_spent = self.money_spent.plus(cost.unwrap_or(held.hold));
-        }
-    }
-
-    fn is_held_by(&self, product: &IdHash, token: &ClaimToken) -> bool {
-        self.claims.get(product).is_some_and(|held| held.token == token)
-    }
-
-    fn note_claim(&mut self, product: IdHash) -> Grant {
-        let Some((inflight, _)) = &mut self.inflight else { return Grant::default() };
-        let (grant, noted) = inflight.claim(product);
-        self.forgive(noted);
-        grant
-    }
-
-    fn note_call(&mut self, product: &IdHash, number: u32) {
-        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.call(product, number));
-        self.forgive(noted);
-    }
-
-    fn note_rest(&mut self, product: &IdHash) {
-        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.rest(product));
-        self.forgive(noted);
-    }
-
-    fn note_leave(&mut self, product: &IdHash) {
-        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.leave(product));
-        self.forgive(noted);
-    }
-
-    /// Not worth the calls under way: what is lost with the file is a count.
-    fn forgive(&mut self, noted: std::io::Result<()>) {
-        let (Err(error), Some((_, file))) = (noted, &self.inflight) else { return };
-        if !std::mem::replace(&mut self.inflight_told, true) {
-            tracing::warn!(
-                file,
-                %error,
-                "cannot note which calls are under way; were this process killed, the summary's count of repeated calls \
-                 would be wrong, and nothing else"
-            );
-        }
-    }
-
-    fn state(&self, product: &IdHash) -> State {
-        self.table.get(product).map_or(State::Open, |entry| entry.state)
-    }
-
-    fn record(&mut self, done: &Done<'_>) {
-        let known = self.table.get(done.hash()).unwrap_or_default();
-        let (state, class) = match done {
-            Done::Completed(_) => (State::Completed, None),
-            Done::Failed { class, .. } => (State::Failed, Some(*class)),
-        };
-        if known.state == State::Completed || known.state == state {
-            return;
-        }
-        self.table.set(done.hash(), Entry { state, class, ..known });
-        if let Some(class) = class {
-            *self.failures.entry(class).or_default() += 1;
-        }
-        if let Some(count) = known.class.and_then(|class| self.failures.get_mut(&class)) {
-            *count -= 1;
-        }
-        self.completed += u64::from(state == State::Completed);
-        if let Some(scan) = self.scan.as_mut().filter(|_| known.seen) {
-            scan.completed += u64::from(state == State::Completed);
-            scan.failed += u64::from(state == State::Failed);
-            scan.failed -= u64::from(known.state == State::Failed);
-        }
     }
 }
 

@@ -12,7 +12,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
-use redis::{AsyncCommands, Script, ScriptInvocation};
+use redis::{AsyncCommands, ScriptInvocation};
 
 use super::{
     Admission, Begun, Call, Claim, ClaimToken, Done, Grant, Halt, JournalMark, Kept, Ledger, LedgerError,
@@ -30,11 +30,15 @@ use crate::{
 use client::Connection;
 pub use client::RedisConfig;
 pub use failed::FailedProduct;
+use keys::{Keys, Scripts};
+use reply::{answer, count, json, ms, parse, spent_before};
 
 mod client;
 mod failed;
+mod keys;
 mod outage;
 mod paused;
+mod reply;
 
 /// How long a producer may be silent before another may take over.
 const SCAN_LEASE: Duration = Duration::from_secs(15);
@@ -45,68 +49,6 @@ pub struct RedisLedger {
     keys: Keys,
     scripts: Scripts,
 }
-
-struct Keys {
-    run: String,
-    claims: String,
-    answers: String,
-    failures: String,
-    spent: String,
-    pace: String,
-}
-
-impl Keys {
-    fn of(run: &str) -> Self {
-        let key = |what: &str| format!("shelfmill:{{{run}}}:{what}");
-        Self {
-            run: key("run"),
-            claims: key("claims"),
-            answers: key("answers"),
-            failures: key("failures"),
-            spent: key("spent"),
-            pace: key("pace"),
-        }
-    }
-
-    fn bucket(&self, product: &IdHash) -> String {
-        let [high, low, ..] = *product.as_bytes();
-        let index = u16::from_be_bytes([high, low]) >> 1;
-        format!("{}:{index:x}", self.run.trim_end_matches("run").trim_end_matches(':'))
-    }
-}
-
-macro_rules! scripts {
-    ($($name:ident),*) => {
-        struct Scripts { $($name: Script),* }
-        impl Scripts {
-            fn new() -> Self {
-                Self { $($name: Script::new(include_str!(concat!(stringify!($name), ".lua")))),* }
-            }
-        }
-    };
-}
-scripts!(
-    abandon,
-    admit,
-    begin,
-    begin_scan,
-    claim,
-    claimed,
-    forget,
-    hold_pen,
-    keep_scan,
-    pause,
-    put_answer,
-    record,
-    release,
-    renew,
-    reopen,
-    report,
-    reserve,
-    seal,
-    spent_at_least,
-    states
-);
 
 impl RedisLedger {
     /// Checks the configuration; connects when first used.
@@ -173,36 +115,6 @@ impl RedisLedger {
         let key = &self.keys.run;
         self.connection.run(|mut manager| async move { manager.hset(key, name, value).await }).await
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("ledger values have string keys and finite numbers")
-}
-
-/// A count in a script's reply.
-fn count(digits: &[u8]) -> Result<u32, LedgerError> {
-    let digits = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-    digits.ok_or(LedgerError::Unreadable { what: "claim" })
-}
-
-/// What was spent on a product when it was last given back, where it was.
-fn spent_before(json: &[u8]) -> Result<Spent, LedgerError> {
-    if json.is_empty() {
-        return Ok(Spent::default());
-    }
-    serde_json::from_slice(json).map_err(|_| LedgerError::Unreadable { what: "claim" })
-}
-
-fn answer(bytes: &[u8]) -> Result<Outcome, LedgerError> {
-    Outcome::decode(bytes).map_err(|_| LedgerError::Unreadable { what: "answer" })
-}
-
-fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, LedgerError> {
-    serde_json::from_str(text).map_err(|_| LedgerError::Unreadable { what })
 }
 
 #[async_trait]

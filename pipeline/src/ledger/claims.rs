@@ -1,0 +1,82 @@
+//! Who has a product, whether a call may begin, and what becomes of its answer.
+
+use std::time::Duration;
+
+use crate::{
+    message::{Outcome, Spent},
+    money::Money,
+};
+
+/// Who claims: unique for every claim, so that a repeated request is told from a second claimant.
+pub type ClaimToken = str;
+
+/// What a worker that asks for a product gets.
+#[derive(Debug)]
+pub enum Claim {
+    /// The product is completed or failed.
+    Done,
+    /// The product was answered; what is left is to say so.
+    Answered(Outcome),
+    /// Somebody else is at it.
+    Busy,
+    /// Go on.
+    Granted(Grant),
+}
+
+/// What became of a product's earlier claims.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Claims that ran out after a call was begun, because whoever held them died or was not heard of.
+    pub lost_claims: u32,
+    /// Calls that were begun under those: they are made again.
+    pub lost_calls: u32,
+    /// What had been spent on the product when it was last given back, by whichever of its tasks.
+    pub spent: Spent,
+}
+
+/// When a call may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Now; the ledger has noted it.
+    Now,
+    /// Ask again then, with [`Ledger::begin_call`].
+    After(Duration),
+    /// Not at all: the claim ran out, and the product may be somebody else's.
+    Lost,
+    /// Not at all: the run has paused by itself.
+    Halted,
+    /// Not at all: whatever calls under way turn out to cost, this one might exceed the budget.
+    OverBudget,
+}
+
+/// A call that is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Which one it is under its claim, from 1.
+    pub number: u32,
+    /// Tokens it will probably take, read and written.
+    pub tokens: u64,
+    /// What it can cost at most; held until the next one is asked for, or the claim ends.
+    pub most: Money,
+    /// What the one before it under this claim has cost.
+    pub before: Money,
+}
+
+/// What became of an answer.
+#[derive(Debug)]
+pub enum Kept {
+    /// It is kept.
+    Yes,
+    /// Another was there before: that one is to be told. (A failure is replaced by a result.)
+    Earlier(Outcome),
+    /// The product has its result already: nobody waits for the answer.
+    Done,
+    /// Not yet: the claim had run out, and others may have worked on the product since. It is kept when it is put again,
+    /// with a line that tells of them, and they have not gone on meanwhile.
+    Late {
+        /// Calls begun by those whose claims ran out and by who has the product now, and not in `spent`.
+        calls: u32,
+        /// What had been spent on the product when it was last given back.
+        spent: Spent,
+    },
+}

@@ -1,0 +1,127 @@
+//! What the embedded ledger holds, and the changes that keep its counts right.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    inflight::Inflight,
+    table::{Entry, Table},
+};
+use crate::{
+    failure::FailureClass,
+    identity::IdHash,
+    job::Job,
+    ledger::{Admission, ClaimToken, Done, Grant, Halt, JournalMark, ScanCounts, State, Vitals, pace::Pace},
+    message::{Outcome, Spent},
+    money::Money,
+};
+
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) job: Option<Job>,
+    pub(super) table: Table,
+    pub(super) claims: HashMap<IdHash, Held>,
+    pub(super) answers: HashMap<IdHash, Outcome>,
+    pub(super) spent: HashMap<IdHash, Spent>,
+    pub(super) inflight: Option<(Inflight, String)>,
+    pub(super) inflight_told: bool,
+    pub(super) pace: Pace,
+    pub(super) scan: Option<ScanCounts>,
+    pub(super) scans_after: u64,
+    pub(super) last_batch: Option<(u64, Vec<Admission>)>,
+    pub(super) completed: u64,
+    pub(super) failures: BTreeMap<FailureClass, u64>,
+    pub(super) expected: Option<u64>,
+    pub(super) journal: Option<JournalMark>,
+    pub(super) vitals: Option<Vitals>,
+    pub(super) halt: Option<Halt>,
+    pub(super) money_spent: Money,
+    pub(super) money_held: Money,
+}
+
+/// A claim.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) token: String,
+    pub(super) begun: u32,
+    pub(super) hold: Money,
+    /// Calls of earlier processes that were cut off, and whose cost is not counted yet.
+    pub(super) lost_calls: u32,
+}
+
+impl Inner {
+    /// Ends a claim; `cost` is what its last call has cost, where that is known.
+    pub(super) fn end_claim(&mut self, product: &IdHash, cost: Option<Money>) {
+        let Some(held) = self.claims.remove(product) else { return };
+        if held.hold > Money::ZERO {
+            self.money_held = self.money_held.less(held.hold);
+            self.money_spent = self.money_spent.plus(cost.unwrap_or(held.hold));
+        }
+    }
+
+    pub(super) fn is_held_by(&self, product: &IdHash, token: &ClaimToken) -> bool {
+        self.claims.get(product).is_some_and(|held| held.token == token)
+    }
+
+    pub(super) fn note_claim(&mut self, product: IdHash) -> Grant {
+        let Some((inflight, _)) = &mut self.inflight else { return Grant::default() };
+        let (grant, noted) = inflight.claim(product);
+        self.forgive(noted);
+        grant
+    }
+
+    pub(super) fn note_call(&mut self, product: &IdHash, number: u32) {
+        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.call(product, number));
+        self.forgive(noted);
+    }
+
+    pub(super) fn note_rest(&mut self, product: &IdHash) {
+        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.rest(product));
+        self.forgive(noted);
+    }
+
+    pub(super) fn note_leave(&mut self, product: &IdHash) {
+        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.leave(product));
+        self.forgive(noted);
+    }
+
+    /// Not worth the calls under way: what is lost with the file is a count.
+    pub(super) fn forgive(&mut self, noted: std::io::Result<()>) {
+        let (Err(error), Some((_, file))) = (noted, &self.inflight) else { return };
+        if !std::mem::replace(&mut self.inflight_told, true) {
+            tracing::warn!(
+                file,
+                %error,
+                "cannot note which calls are under way; were this process killed, the summary's count of repeated calls \
+                 would be wrong, and nothing else"
+            );
+        }
+    }
+
+    pub(super) fn state(&self, product: &IdHash) -> State {
+        self.table.get(product).map_or(State::Open, |entry| entry.state)
+    }
+
+    pub(super) fn record(&mut self, done: &Done<'_>) {
+        let known = self.table.get(done.hash()).unwrap_or_default();
+        let (state, class) = match done {
+            Done::Completed(_) => (State::Completed, None),
+            Done::Failed { class, .. } => (State::Failed, Some(*class)),
+        };
+        if known.state == State::Completed || known.state == state {
+            return;
+        }
+        self.table.set(done.hash(), Entry { state, class, ..known });
+        if let Some(class) = class {
+            *self.failures.entry(class).or_default() += 1;
+        }
+        if let Some(count) = known.class.and_then(|class| self.failures.get_mut(&class)) {
+            *count -= 1;
+        }
+        self.completed += u64::from(state == State::Completed);
+        if let Some(scan) = self.scan.as_mut().filter(|_| known.seen) {
+            scan.completed += u64::from(state == State::Completed);
+            scan.failed += u64::from(state == State::Failed);
+            scan.failed -= u64::from(known.state == State::Failed);
+        }
+    }
+}

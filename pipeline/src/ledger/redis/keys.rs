@@ -1,0 +1,67 @@
+//! What a run has in Redis, and the scripts that change it.
+
+use redis::Script;
+
+use crate::identity::IdHash;
+
+pub(super) struct Keys {
+    pub(super) run: String,
+    pub(super) claims: String,
+    pub(super) answers: String,
+    pub(super) failures: String,
+    pub(super) spent: String,
+    pub(super) pace: String,
+}
+
+impl Keys {
+    pub(super) fn of(run: &str) -> Self {
+        let key = |what: &str| format!("shelfmill:{{{run}}}:{what}");
+        Self {
+            run: key("run"),
+            claims: key("claims"),
+            answers: key("answers"),
+            failures: key("failures"),
+            spent: key("spent"),
+            pace: key("pace"),
+        }
+    }
+
+    pub(super) fn bucket(&self, product: &IdHash) -> String {
+        let [high, low, ..] = *product.as_bytes();
+        let index = u16::from_be_bytes([high, low]) >> 1;
+        format!("{}:{index:x}", self.run.trim_end_matches("run").trim_end_matches(':'))
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident),*) => {
+        pub(super) struct Scripts { $(pub(super) $name: Script),* }
+        impl Scripts {
+            pub(super) fn new() -> Self {
+                Self { $($name: Script::new(include_str!(concat!(stringify!($name), ".lua")))),* }
+            }
+        }
+    };
+}
+scripts!(
+    abandon,
+    admit,
+    begin,
+    begin_scan,
+    claim,
+    claimed,
+    forget,
+    hold_pen,
+    keep_scan,
+    pause,
+    put_answer,
+    record,
+    release,
+    renew,
+    reopen,
+    report,
+    reserve,
+    seal,
+    spent_at_least,
+    states
+);

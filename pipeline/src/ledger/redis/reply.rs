@@ -1,0 +1,41 @@
+//! Values on their way to Redis and back.
+
+use std::time::Duration;
+
+use crate::{
+    ledger::LedgerError,
+    message::{Outcome, Spent},
+};
+
+pub(super) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("ledger values have string keys and finite numbers")
+}
+
+/// A count in a script's reply.
+pub(super) fn count(digits: &[u8]) -> Result<u32, LedgerError> {
+    let digits = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    digits.ok_or(LedgerError::Unreadable { what: "claim" })
+}
+
+/// What was spent on a product when it was last given back, where it was.
+pub(super) fn spent_before(json: &[u8]) -> Result<Spent, LedgerError> {
+    if json.is_empty() {
+        return Ok(Spent::default());
+    }
+    serde_json::from_slice(json).map_err(|_| LedgerError::Unreadable { what: "claim" })
+}
+
+pub(super) fn answer(bytes: &[u8]) -> Result<Outcome, LedgerError> {
+    Outcome::decode(bytes).map_err(|_| LedgerError::Unreadable { what: "answer" })
+}
+
+pub(super) fn parse<T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    text: &str,
+) -> Result<T, LedgerError> {
+    serde_json::from_str(text).map_err(|_| LedgerError::Unreadable { what })
+}
