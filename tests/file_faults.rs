@@ -74,7 +74,10 @@ fn a_folder_that_is_deleted_or_moved_in_mid_run_is_made_again() {
     let moved = fleet.catalog.out().with_file_name("moved");
     fs::rename(fleet.catalog.out(), &moved).unwrap();
     fleet.wait_for_lines(200);
-    fs::remove_dir_all(fleet.catalog.out()).unwrap();
+    // Away in one step: what is deleted file by file would meet the folder as it is made again.
+    let deleted = fleet.catalog.out().with_file_name("deleted");
+    fs::rename(fleet.catalog.out(), &deleted).unwrap();
+    fs::remove_dir_all(deleted).unwrap();
     let end = ended(aggregator.wait(DEADLINE));
     assert_eq!(count(&end.stderr, "the folder was deleted or moved while it is written to"), 2, "{end}");
     fleet.assert_done(rabbitmq::shared(), redis::shared());
