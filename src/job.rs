@@ -60,9 +60,9 @@ fn refuse_what_is_to_come(job: &Job) -> Result<(), Usage> {
         (job.limits.dedupe_prompts, "limits.dedupe_prompts"),
     ];
     match asked.iter().find(|(is_asked, _)| *is_asked) {
-        Some((_, what)) => {
-            Err(Usage(format!("{what} is read and does nothing in this version; take it out of the job file")))
-        }
+        Some((_, what)) => Err(Usage(format!(
+            "{what} is read and does nothing in this version; take it out of the job file"
+        ))),
         None => Ok(()),
     }
 }
