@@ -138,7 +138,8 @@ fn failed_products_are_put_back_and_succeed() {
 fn products_that_fail_at_once_can_be_put_back_again_and_again() {
     let fleet = Fleet::new("requeue-fast", 150, &["--bad-request", "1"]);
     let workers = fleet.workers(2);
-    ended(fleet.producer().run(DEADLINE));
+    // All of them fail, which would pause the run.
+    ended(fleet.producer().args(["--abort-failure-rate", "1"]).run(DEADLINE));
     let requeue = || fleet.command("requeue").run(DEADLINE).expect_code(0).stdout;
     for _ in 0..3 {
         fleet.aggregator().run(DEADLINE).expect_code(3);

@@ -17,7 +17,7 @@ const HARMS: [(&str, &str); 10] = [
     ("nested reply", "malformed"),
     ("nested answer", "malformed"),
     ("huge number", "malformed"),
-    ("many values", "malformed"),
+    ("many values", "schema_violation"),
     ("not UTF-8", "malformed"),
     ("packed", "malformed"),
     ("drip", "timeout"),
@@ -80,7 +80,7 @@ fn each_product_costs_one_attempt_and_the_worker_stays_small() {
     let fleet = Fleet::new("hostile", PRODUCTS, &[]);
     let job = fleet.catalog.file(
         "job.toml",
-        "[llm]\ntimeout = \"3s\"\n[limits]\nmax_attempts = 1\n[output]\nschema = { type = \"object\" }\n",
+        "[llm]\ntimeout = \"3s\"\n[limits]\nmax_attempts = 1\nabort_failure_rate = 1.0\n[output]\nschema = { type = \"object\" }\n",
     );
     ended(fleet.producer().arg("--job").arg(job).run(DEADLINE));
     let worker = fleet.worker().arg("--until-done").env("OPENAI_BASE_URL", model.url()).start();

@@ -118,8 +118,8 @@ fn a_run_in_one_process_keeps_its_key() {
     clean(
         run(&wrong).args(base).env("OPENAI_API_KEY", WRONG_KEY).args(["--log-format", "json"]).run(DEADLINE),
     );
-    for catalog in [&right, &wrong] {
-        assert_clean_folder(&catalog.out(), "SM-000003");
+    for (catalog, there) in [(&right, "SM-000003"), (&wrong, "refuses the key")] {
+        assert_clean_folder(&catalog.out(), there);
         for json in [false, true] {
             let progress = loud(shelfmill().arg("progress").arg("--out").arg(catalog.out()));
             clean(progress.args(json.then_some("--json")).run(DEADLINE).expect_code(0));
