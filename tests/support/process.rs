@@ -113,6 +113,7 @@ impl Running {
 
     /// SIGTERM, as an orchestrator sends it.
     pub(crate) fn terminate(&mut self) {
+        self.peak_rss_kb = self.read_peak().or(self.peak_rss_kb);
         self.group.signal(Signal::TERM);
     }
 
