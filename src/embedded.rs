@@ -6,7 +6,6 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
-use secrecy::SecretString;
 use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder, Summary, spent_before};
 use shelfmill_pipeline::{
     broker::MemoryBroker,
@@ -45,12 +44,12 @@ pub(crate) fn local_folder(which: &WhichArgs) -> Option<PathBuf> {
 pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.stop.grace)?;
     let mut job = job::job(&args.job)?;
-    let api_key = crate::fleet::api_key();
     if args.simulate {
         // Under its own name, so that no later run takes simulated answers for a model's.
         shelfmill_simulator::MODEL.clone_into(&mut job.llm.model);
+        job.llm.endpoints.clear();
         job.llm.base_url = Some(simulate::start_inside().await?);
-    } else if api_key.is_none() && job.llm.base_url.is_none() {
+    } else if !job::names_a_model(&job) {
         return Err(anyhow!(Usage(
             "there is no model to ask. Choose one of:\n  \
              --simulate                    the built-in simulator, to try things out\n  \
@@ -84,7 +83,7 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
     let aggregator = Aggregator::open(config, folder, Arc::clone(&ledger), stopper.for_the_last(), listener)
         .await?
         .context("the aggregator was stopped before it began")?;
-    let roles = Roles::start(&args, job, api_key, ledger, aggregator, stopper);
+    let roles = Roles::start(&args, job, ledger, aggregator, stopper);
     let summary = roles.finish().await?;
     progress::conclude(
         screen,
@@ -136,7 +135,6 @@ impl Roles {
     fn start(
         args: &RunArgs,
         job: Job,
-        api_key: Option<SecretString>,
         ledger: Arc<dyn Ledger>,
         aggregator: Aggregator,
         stopper: Stopper,
@@ -163,7 +161,7 @@ impl Roles {
                 name: crate::fleet::identity(),
                 concurrency: Some(concurrency),
                 base_url: None,
-                api_key,
+                find_key: crate::fleet::find_key,
                 recycle_client_every: args.work.recycle_client_every,
                 until_done: false,
                 until_halted: true,

@@ -22,9 +22,9 @@ use crate::{
 /// Tasks published and not confirmed: RabbitMQ confirms quorum queues in batches, and this fills them.
 const PUBLISH_WINDOW: usize = 4_096;
 
-/// The model's key, which comes from the environment and from nowhere else.
-pub(crate) fn api_key() -> Option<SecretString> {
-    std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.trim().is_empty()).map(SecretString::from)
+/// A key of the model, which comes from the environment and from nowhere else.
+pub(crate) fn find_key(variable: &str) -> Option<SecretString> {
+    std::env::var(variable).ok().filter(|key| !key.trim().is_empty()).map(SecretString::from)
 }
 
 /// Who this process is: unique among all processes of a fleet, and readable.
@@ -131,7 +131,7 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         name: identity(),
         concurrency: args.work.concurrency,
         base_url: args.base_url,
-        api_key: api_key(),
+        find_key,
         recycle_client_every: args.work.recycle_client_every,
         until_done: args.until_done,
         until_halted: args.until_done,

@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use shelfmill_pipeline::{
-    job::{Job, OnOverflow, Prompt},
+    job::{Job, Llm, Prompt},
     ledger::{Begun, Ledger},
 };
 use shelfmill_producer::input::{Entry, InputOptions, Source};
@@ -11,6 +11,7 @@ use shelfmill_worker::check_base_url;
 use crate::{
     cli::{InputArgs, JobArgs},
     end::Usage,
+    fleet,
 };
 
 /// The job of a file, or the built-in one, with what the command line changes of it.
@@ -27,6 +28,12 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
         check_base_url(url)?;
     }
     if args.base_url.is_some() {
+        if !job.llm.endpoints.is_empty() {
+            return Err(anyhow!(Usage(
+                "the job lists its endpoints, and --base-url (or OPENAI_BASE_URL) names another: leave one of the two out"
+                    .to_owned()
+            )));
+        }
         job.llm.base_url.clone_from(&args.base_url);
     }
     if let Some(delay) = args.delay {
@@ -38,24 +45,30 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
     if let Some(rate) = args.abort_failure_rate {
         job.limits.abort_failure_rate = rate;
     }
-    if job.limits.budget.is_some() && job.cost_usd(0, 0).is_none() {
+    if let (Some(_), Some(endpoint)) =
+        (job.limits.budget, job.llm.endpoints().iter().find(|endpoint| endpoint.prices.is_none()))
+    {
         return Err(anyhow!(Usage(format!(
             "a budget needs prices, and those of {} are not known; put prices = {{ prompt = 0.40, completion = 1.60 }} \
-             (US dollars per million tokens) under [llm] of the job file (--job)",
-            job.llm.model
+             (US dollars per million tokens) under [llm], or the endpoint, of the job file (--job)",
+            endpoint.model
         ))));
     }
     Ok(job)
 }
 
+/// Whether it is known whom to ask, and with which key.
+pub(crate) fn names_a_model(job: &Job) -> bool {
+    job.llm.base_url.is_some()
+        || !job.llm.endpoints.is_empty()
+        || job.llm.api_keys != Llm::default().api_keys
+        || job.llm.api_keys.iter().any(|variable| fleet::find_key(variable).is_some())
+}
+
 /// Settings that a job file may have and nothing acts on yet: better refused than believed in.
 fn refuse_what_is_to_come(job: &Job) -> Result<(), Usage> {
-    let default = Job::default();
     let asked = [
-        (!job.llm.endpoints.is_empty(), "[[llm.endpoints]]"),
         (job.llm.images.is_some(), "[llm.images]"),
-        (job.llm.api_keys != default.llm.api_keys, "llm.api_keys"),
-        (job.llm.on_overflow == OnOverflow::Fallback, "llm.on_overflow = \"fallback\""),
         (job.limits.hedge_after.is_some(), "limits.hedge_after"),
         (job.limits.dedupe_prompts, "limits.dedupe_prompts"),
     ];

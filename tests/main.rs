@@ -14,6 +14,7 @@ mod file_faults;
 mod fleet;
 mod halts;
 mod leases;
+mod limits;
 mod proofs;
 mod protocol;
 mod proxy;

@@ -80,6 +80,9 @@ pub const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 pub struct Meta {
     /// The model that answered, by its own name for itself.
     pub model: String,
+    /// Which of the job's endpoints that was, if it names several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// Tokens read by the model.
     pub prompt_tokens: u64,
     /// Tokens written by the model.

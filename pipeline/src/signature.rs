@@ -19,6 +19,15 @@ pub struct Signature {
     by: String,
 }
 
+/// Who gave an answer.
+#[derive(Clone, Debug)]
+pub struct AnsweredBy {
+    /// The model, by its own name for itself.
+    pub model: String,
+    /// Where, if the job names several endpoints.
+    pub endpoint: Option<String>,
+}
+
 impl Signature {
     /// For this job, by this process.
     #[must_use]
@@ -32,13 +41,13 @@ impl Signature {
         &self.job
     }
 
-    /// The product has its analysis; `model` is who gave it, by its own name.
+    /// The product has its analysis.
     #[must_use]
     pub fn completed(
         &self,
         task: &Task,
         analysis: Box<RawValue>,
-        model: String,
+        by: AnsweredBy,
         latency: Duration,
         shortened: Option<Shortened>,
     ) -> Outcome {
@@ -47,7 +56,7 @@ impl Signature {
             seq: task.seq,
             product: task.product.clone(),
             analysis,
-            meta: Meta { shortened, ..self.meta(task, model, latency) },
+            meta: Meta { endpoint: by.endpoint, shortened, ..self.meta(task, by.model, latency) },
         }))
     }
 
@@ -76,6 +85,7 @@ impl Signature {
             worker: self.by.clone(),
             fingerprint: self.fingerprint.with_product(task.product.get()),
             completed_at: Timestamp::now(),
+            endpoint: None,
             shortened: None,
         }
     }

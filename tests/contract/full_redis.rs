@@ -8,7 +8,7 @@ use shelfmill_pipeline::{
     failure::FailureClass,
     identity::IdHash,
     job::{Job, Limits},
-    ledger::{Call, Claim, Done, JournalMark, Ledger, LedgerError, RedisConfig, RedisLedger, State, Vitals},
+    ledger::{Ask, Call, Claim, Done, JournalMark, Ledger, LedgerError, RedisConfig, RedisLedger, State, Vitals},
     message::{Outcome, Rejects, Spent},
     money::Money,
     shutdown::Stopper,
@@ -86,16 +86,18 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     refused("claim", ledger.claim(new, "worker", LEASE).await);
     refused("put_answer", ledger.put_answer(open, "worker", &outcome, Money::ZERO, None).await);
     refused(
-        "reserve",
+        "begin_call",
         ledger
-            .reserve_call(
+            .begin_call(
                 (open, "worker"),
-                &Call { number: 1, tokens: 1_000, most: Money::ZERO, before: Money::ZERO },
+                &Call { number: 1, most: Money::ZERO, before: Money::ZERO },
                 &limits,
             )
             .await,
     );
-    refused("pause", ledger.pause(LEASE).await);
+    let ask = Ask { lane: "one", calls: 1, made: 1, buckets: &[] };
+    refused("permits", ledger.permits(&ask).await);
+    refused("refused", ledger.refused("one", LEASE, 0).await);
     refused("reopen", ledger.reopen(&[failed]).await);
     assert_eq!(content(&redis), before, "a script was done in part");
 

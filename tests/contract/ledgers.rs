@@ -19,7 +19,7 @@ use crate::support::redis;
 
 const LEASE: Duration = Duration::from_secs(30);
 
-fn in_redis(run: &str) -> RedisLedger {
+pub(super) fn in_redis(run: &str) -> RedisLedger {
     let config = RedisConfig {
         url: redis::shared().url().into(),
         run: run.to_owned(),
@@ -53,7 +53,6 @@ over_both_ledgers!(
     a_record_from_another_mark_is_refused,
     a_result_follows_a_failure_and_nothing_follows_a_result,
     products_that_were_never_admitted_can_be_recorded,
-    pace_and_pause_hold_for_all,
     nobody_calls_without_a_claim,
     a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again,
     calls_hold_what_they_can_cost_and_never_exceed_the_budget,
@@ -67,7 +66,7 @@ fn hash(id: &str) -> IdHash {
 
 /// A call that costs nothing.
 fn nth_call(number: u32) -> Call {
-    Call { number, tokens: 1, most: Money::ZERO, before: Money::ZERO }
+    Call { number, most: Money::ZERO, before: Money::ZERO }
 }
 
 fn mark(size_bytes: u64) -> JournalMark {
@@ -214,34 +213,9 @@ async fn products_that_were_never_admitted_can_be_recorded(ledger: &dyn Ledger) 
     assert_eq!((counts.total, counts.completed), (20, 10));
 }
 
-async fn pace_and_pause_hold_for_all(ledger: &dyn Ledger) {
-    let limits = Limits { delay_ms: 10_000, ..Limits::default() };
-    let claim = (hash("a"), "one");
-    ledger.claim(claim.0, claim.1, LEASE).await.unwrap();
-    let wait = async |limits: &Limits| match ledger.reserve_call(claim, &nth_call(1), limits).await.unwrap() {
-        Turn::Now => Duration::ZERO,
-        Turn::After(wait) => wait,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(wait(&limits).await, Duration::ZERO);
-    let second = wait(&limits).await;
-    assert!(second > Duration::from_secs(8) && second <= Duration::from_secs(10), "{second:?}");
-    assert_eq!(
-        ledger.begin_call(claim, &nth_call(1), &Limits::default()).await.unwrap(),
-        Turn::Now,
-        "its place is taken"
-    );
-    ledger.pause(Duration::from_secs(60)).await.unwrap();
-    ledger.pause(Duration::from_secs(1)).await.unwrap();
-    let paused = wait(&Limits::default()).await;
-    assert!(paused > Duration::from_secs(58) && paused <= Duration::from_secs(60), "{paused:?}");
-    let paused = ledger.begin_call(claim, &nth_call(1), &Limits::default()).await.unwrap();
-    assert!(matches!(paused, Turn::After(wait) if wait > Duration::from_secs(58)), "{paused:?}");
-}
-
 async fn nobody_calls_without_a_claim(ledger: &dyn Ledger) {
     let reserve = async |token| {
-        ledger.reserve_call((hash("a"), token), &nth_call(1), &Limits::default()).await.unwrap()
+        ledger.begin_call((hash("a"), token), &nth_call(1), &Limits::default()).await.unwrap()
     };
     assert_eq!(reserve("one").await, Turn::Lost);
     ledger.claim(hash("a"), "one", LEASE).await.unwrap();
@@ -255,7 +229,7 @@ async fn a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again(ledger: 
     ledger.begin(&Job::default(), false).await.unwrap();
     ledger.claim(hash("a"), "one", LEASE).await.unwrap();
     let turn =
-        async || ledger.reserve_call((hash("a"), "one"), &nth_call(1), &Limits::default()).await.unwrap();
+        async || ledger.begin_call((hash("a"), "one"), &nth_call(1), &Limits::default()).await.unwrap();
     assert_eq!((ledger.halted().await.unwrap(), turn().await), (None, Turn::Now));
     for reason in ["first", "second"] {
         ledger.halt(&halt(reason)).await.unwrap();
@@ -269,9 +243,9 @@ async fn a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again(ledger: 
 async fn calls_hold_what_they_can_cost_and_never_exceed_the_budget(ledger: &dyn Ledger) {
     let limits = Limits { budget: Some(1.0), ..Limits::default() };
     let turn = async |id: &str, number, usd| {
-        let call = Call { number, tokens: 1, most: Money::from_usd(usd), before: Money::ZERO };
+        let call = Call { number, most: Money::from_usd(usd), before: Money::ZERO };
         ledger.claim(hash(id), "one", LEASE).await.unwrap();
-        ledger.reserve_call((hash(id), "one"), &call, &limits).await.unwrap()
+        ledger.begin_call((hash(id), "one"), &call, &limits).await.unwrap()
     };
     for _ in 0..3 {
         assert_eq!(turn("a", 1, 0.4).await, Turn::Now, "asked again, it is held once");
@@ -299,8 +273,8 @@ async fn a_call_that_has_ended_holds_nothing(ledger: &dyn Ledger) {
     let turn = async |id: &str, number, before| {
         let [most, before] = [0.6, before].map(Money::from_usd);
         ledger.claim(hash(id), "one", LEASE).await.unwrap();
-        let call = Call { number, tokens: 1, most, before };
-        ledger.reserve_call((hash(id), "one"), &call, &limits).await.unwrap()
+        let call = Call { number, most, before };
+        ledger.begin_call((hash(id), "one"), &call, &limits).await.unwrap()
     };
     assert_eq!(turn("a", 1, 0.0).await, Turn::Now);
     assert!(matches!(turn("b", 1, 0.0).await, Turn::After(_)));
@@ -364,7 +338,7 @@ async fn a_claim_that_ran_out_is_granted_to_another_who_is_told_of_its_calls() {
     let ledger = in_redis(&fresh_run("lease"));
     let product = hash("a");
     let call = async |token, number| {
-        ledger.reserve_call((product, token), &nth_call(number), &Limits::default()).await.unwrap()
+        ledger.begin_call((product, token), &nth_call(number), &Limits::default()).await.unwrap()
     };
     ledger.claim(product, "one", LEASE).await.unwrap();
     assert_eq!(take_over(&ledger, product, "one", "two").await, (0, 0), "no call yet");
@@ -390,7 +364,7 @@ async fn an_answer_that_comes_late_is_told_of_the_calls_of_others() {
     let ledger = in_redis(&fresh_run("late"));
     let product = hash("a");
     let call =
-        async |token| ledger.reserve_call((product, token), &nth_call(1), &Limits::default()).await.unwrap();
+        async |token| ledger.begin_call((product, token), &nth_call(1), &Limits::default()).await.unwrap();
     ledger.claim(product, "one", LEASE).await.unwrap();
     call("one").await;
     take_over(&ledger, product, "one", "two").await;
@@ -401,7 +375,7 @@ async fn an_answer_that_comes_late_is_told_of_the_calls_of_others() {
     let kept = put("one", 1, None).await;
     assert!(matches!(kept, Kept::Late { calls: 2, spent } if spent == Spent::default()), "{kept:?}");
     assert!(matches!(ledger.claim(product, "three", LEASE).await.unwrap(), Claim::Busy), "nothing was kept");
-    ledger.reserve_call((product, "two"), &nth_call(2), &Limits::default()).await.unwrap();
+    ledger.begin_call((product, "two"), &nth_call(2), &Limits::default()).await.unwrap();
     let kept = put("one", 1, Some(2)).await;
     assert!(matches!(kept, Kept::Late { calls: 3, .. }), "another call was begun meanwhile: {kept:?}");
     for _ in 0..2 {
@@ -432,12 +406,12 @@ async fn an_answer_that_comes_late_is_told_of_what_was_spent_by_others_that_have
 async fn what_a_claim_that_ran_out_had_held_counts_as_spent() {
     let ledger = in_redis(&fresh_run("lost-money"));
     let limits = Limits { budget: Some(1.0), ..Limits::default() };
-    let call = |usd| Call { number: 1, tokens: 1, most: Money::from_usd(usd), before: Money::ZERO };
+    let call = |usd| Call { number: 1, most: Money::from_usd(usd), before: Money::ZERO };
     let (product, other) = (hash("a"), hash("b"));
     ledger.claim(product, "one", LEASE).await.unwrap();
-    assert_eq!(ledger.reserve_call((product, "one"), &call(0.6), &limits).await.unwrap(), Turn::Now);
+    assert_eq!(ledger.begin_call((product, "one"), &call(0.6), &limits).await.unwrap(), Turn::Now);
     ledger.claim(other, "other", LEASE).await.unwrap();
-    let turn = async || ledger.reserve_call((other, "other"), &call(0.5), &limits).await.unwrap();
+    let turn = async || ledger.begin_call((other, "other"), &call(0.5), &limits).await.unwrap();
     assert!(matches!(turn().await, Turn::After(_)), "it may cost less");
     ledger.renew(&[(product, "one".to_owned())], Duration::from_millis(1)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), async {
@@ -453,7 +427,7 @@ async fn a_release_keeps_what_is_known_of_claims_that_ran_out() {
     let ledger = in_redis(&fresh_run("losses"));
     let product = hash("a");
     ledger.claim(product, "one", LEASE).await.unwrap();
-    ledger.reserve_call((product, "one"), &nth_call(1), &Limits::default()).await.unwrap();
+    ledger.begin_call((product, "one"), &nth_call(1), &Limits::default()).await.unwrap();
     assert_eq!(take_over(&ledger, product, "one", "two").await, (1, 1));
     for was_held in [true, false] {
         let spent = Spent { repeated_calls: 1, ..Spent::default() };
@@ -475,7 +449,7 @@ async fn an_abandoned_claim_has_lost_its_calls_and_is_no_evidence_against_its_pr
     let (product, kept) = (hash("a"), hash("b"));
     for product in [product, kept] {
         ledger.claim(product, "one", LEASE).await.unwrap();
-        ledger.reserve_call((product, "one"), &nth_call(1), &Limits::default()).await.unwrap();
+        ledger.begin_call((product, "one"), &nth_call(1), &Limits::default()).await.unwrap();
     }
     let held = [(product, "one".to_owned()), (kept, "another".to_owned())];
     for _ in 0..2 {

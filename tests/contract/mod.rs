@@ -3,6 +3,7 @@
 mod brokers;
 mod full_redis;
 mod ledgers;
+mod pace;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -269,7 +269,7 @@ impl Ledger {
         Claim::Granted(lost, self.spent[at])
     }
 
-    /// `reserve.lua` where there is a place; `false`: the claim is somebody else's, or gone.
+    /// `begin_call.lua`; `false`: the claim is somebody else's, or gone.
     pub(super) fn begin_call(&mut self, product: u8, token: u8, number: u8, rules: Rules) -> bool {
         let held = self.claims[usize::from(product)].as_mut().filter(|held| held.token == token);
         let Some(held) = held else { return !rules.calls_need_the_claim };

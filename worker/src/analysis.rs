@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::value::RawValue;
 use shelfmill_pipeline::{
     crash::{self, Point},
     failure::FailureClass,
@@ -18,16 +17,15 @@ use shelfmill_pipeline::{
     money::Money,
     record::Failure,
     shutdown::Stopper,
-    signature::Signature,
+    signature::{AnsweredBy, Signature},
 };
 
 use crate::{
-    NoKey, WorkerConfig,
-    answer::Answer,
+    WorkerConfig,
+    attempt::{NoQuestion, Path},
     conversation::Conversation,
-    estimate::{Estimate, Estimator},
-    model::{CallFailure, Endpoint, ModelClient},
-    refusals::Refusals,
+    model::{CallFailure, ModelClient},
+    routes::{Route, Routes, is_outage},
 };
 
 /// The longest wait that holds a place.
@@ -53,18 +51,22 @@ pub(crate) enum Verdict {
 }
 
 /// A job, ready to be done.
-#[derive(Debug)]
 pub(crate) struct Analyst {
     /// As the ledger has it.
     given: Job,
     /// With the job as it is done here.
     signature: Signature,
-    prompt: Prompt,
-    schema: AnswerSchema,
-    endpoint: Endpoint,
-    window: Option<u32>,
-    estimator: Estimator,
-    refusals: Refusals,
+    pub(crate) prompt: Prompt,
+    pub(crate) schema: AnswerSchema,
+    pub(crate) routes: Routes,
+}
+
+/// What an analyst works with.
+#[derive(Clone, Copy)]
+pub(crate) struct Services<'a> {
+    pub(crate) model: &'a ModelClient,
+    pub(crate) ledger: &'a dyn Ledger,
+    pub(crate) stopper: &'a Stopper,
 }
 
 /// What was spent on a product that the ledger does not know of yet.
@@ -93,9 +95,13 @@ impl Account {
 }
 
 impl Analyst {
-    pub(crate) fn new(config: &WorkerConfig, given: Job) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &WorkerConfig, given: Job, concurrency: u32) -> anyhow::Result<Self> {
         let mut job = given.clone();
         if config.base_url.is_some() {
+            anyhow::ensure!(
+                job.llm.endpoints.is_empty(),
+                "the job lists its endpoints, and --base-url (or OPENAI_BASE_URL) names another: leave one of the two out"
+            );
             // Prices that are publicly known hold where the calls go, not where the job would have sent them.
             job.llm.base_url.clone_from(&config.base_url);
         }
@@ -105,15 +111,9 @@ impl Analyst {
             })
             .context("the job's prompt")?;
         let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
-        let endpoint = Endpoint::new(config.base_url.as_deref(), &job)?;
-        if endpoint.is_openai() && config.api_key.is_none() {
-            return Err(NoKey.into());
-        }
-        let window = job.llm.endpoints().first().and_then(|endpoint| endpoint.context_window);
-        let estimator = Estimator::new(&job.llm.model, endpoint.host(), Some(&job.output.schema));
+        let routes = Routes::new(config, &job, concurrency as usize)?;
         let signature = Signature::new(job, config.name.clone());
-        let refusals = Refusals::default();
-        Ok(Self { given, signature, prompt, schema, endpoint, window, estimator, refusals })
+        Ok(Self { given, signature, prompt, schema, routes })
     }
 
     /// Whether this is the job that is to be done.
@@ -121,7 +121,7 @@ impl Analyst {
         self.given == *job
     }
 
-    const fn job(&self) -> &Job {
+    pub(crate) const fn job(&self) -> &Job {
         self.signature.job()
     }
 
@@ -131,116 +131,118 @@ impl Analyst {
         task: &mut Task,
         account: &mut Account,
         token: &ClaimToken,
-        (model, ledger): (&ModelClient, &dyn Ledger),
-        stopper: &Stopper,
+        services: Services<'_>,
     ) -> anyhow::Result<Verdict> {
         let job = self.job();
         let mut conversation = match Conversation::begin(job, &self.prompt, task) {
             Ok(conversation) => conversation,
             Err(failure) => return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO))),
         };
+        let mut path = Path::new(&self.routes);
         let mut number = 0;
         loop {
-            let sent = self.endpoint.dialect.sent();
-            let window = (self.window, &self.estimator);
-            let estimate = match conversation.fit(job, &self.prompt, task, window, sent.structured) {
-                Ok(estimate) => estimate,
-                Err(failure) => return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO))),
+            let question = match self.question(&mut conversation, task, &mut path, services.stopper).await {
+                Ok(question) => question,
+                Err(NoQuestion::Verdict(verdict)) => return Ok(verdict),
+                Err(NoQuestion::Failure(failure)) => {
+                    return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO)));
+                }
             };
-            let messages = conversation.messages(sent.structured, &job.output.schema);
-            let request = self.endpoint.request(&messages, conversation.ceiling, sent)?;
-            let ceiling = u64::from(conversation.ceiling);
+            let place = match self.place(&question, &mut path, services).await? {
+                Ok(place) => place,
+                Err(Some(verdict)) => return Ok(verdict),
+                Err(None) => continue,
+            };
             number += 1;
-            let call = Call {
-                number,
-                tokens: estimate.tokens + ceiling,
-                // No token is shorter than a byte.
-                most: Money::from_usd(job.cost_usd(request.len() as u64, ceiling).unwrap_or(0.0)),
-                before: account.unknown_to_ledger(task),
-            };
-            if let Some(verdict) = self.turn((task.hash(), token), &call, ledger, stopper).await? {
+            let most = question.most();
+            let call = Call { number, most, before: account.unknown_to_ledger(task) };
+            if let Some(verdict) = self.begin((task.hash(), token), &call, services).await? {
                 return Ok(verdict);
             }
             account.settle(task);
             crash::point_of(Point::WorkerCalled, &task.id);
             task.spent.calls += 1;
-            let started = tokio::time::Instant::now();
-            let reply = model.call(&self.endpoint, &request, &task.id, task.spent.calls, job.timeout());
-            let answer = reply.await.and_then(|reply| self.check(task, estimate, &reply));
+            let (answer, latency) = self.call(&question, task, services).await;
+            drop(place);
             crash::point_of(Point::WorkerAnswered, &task.id);
-            let latency = started.elapsed();
+            let route = &question.route;
             let failure = match answer {
                 Ok((analysis, model)) => {
-                    self.refusals.answered();
-                    let shortened = conversation.shortened;
-                    let outcome = self.signature.completed(task, analysis, model, latency, shortened);
+                    let by = AnsweredBy { model, endpoint: self.endpoint_name(route) };
+                    let outcome = self.signature.completed(task, analysis, by, latency, conversation.shortened);
                     return Ok(Verdict::Outcome(outcome));
                 }
                 Err(failure) => failure,
             };
             if failure.may_be_billed {
-                account.unseen = call.most;
+                account.unseen = most;
             }
-            if failure.unsupported.is_some_and(|what| self.endpoint.dialect.learn(what, sent)) {
+            if failure.unsupported.is_some_and(|what| route.server.endpoint.dialect.learn(what, question.sent)) {
                 continue;
             }
-            if let Some(halt) = self.refusals.refused(failure.class, &failure.message) {
-                return Ok(Verdict::Halted(Some(halt)));
-            }
             let asked = failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER));
-            let delay = if failure.class.stops_run() {
-                backoff(number)
-            } else if !failure.class.spends_attempt() {
-                let pause = asked.unwrap_or_else(|| backoff(task.spent.calls));
-                tracing::warn!(pause_ms = pause.as_millis(), "the provider asks for fewer requests");
-                ledger.pause(pause).await?;
-                pause
+            let class = failure.class;
+            let delay = if class.stops_run() {
+                match route.refused(&failure) {
+                    Some(halt) if self.routes.are_closed() => return Ok(Verdict::Halted(Some(halt))),
+                    Some(_) => continue,
+                    None => backoff(number),
+                }
+            } else if !class.spends_attempt() {
+                route.lane.refused(asked.unwrap_or_else(|| backoff(task.spent.calls)), services.ledger).await?;
+                continue;
+            } else if class == FailureClass::ContextTooLong && path.leads_on(job, route) {
+                continue;
+            } else if is_outage(class) && path.turns_from(route) {
+                tracing::debug!(id = ?task.id, %class, reason = failure.message, "goes to another endpoint");
+                continue;
             } else {
                 task.attempts += 1;
                 let is_last = task.attempts >= job.limits.max_attempts;
                 if !is_last && conversation.goes_on_after(&failure, job.llm.output_tokens_limit()) {
-                    tracing::debug!(id = ?task.id, class = %failure.class, reason = failure.message, "asks again");
+                    tracing::debug!(id = ?task.id, %class, reason = failure.message, "asks again");
                     continue;
                 }
-                if is_last || !failure.class.is_retryable() {
-                    tracing::warn!(id = ?task.id, class = %failure.class, reason = failure.message, "failed");
+                if is_last || !class.is_retryable() {
+                    tracing::warn!(id = ?task.id, %class, reason = failure.message, "failed");
                     return Ok(Verdict::Outcome(self.failed(task, failure, latency)));
                 }
-                tracing::debug!(id = ?task.id, class = %failure.class, reason = failure.message, "will try again");
+                tracing::debug!(id = ?task.id, %class, reason = failure.message, "will try again");
                 asked.unwrap_or_else(|| backoff(task.attempts))
             };
             if delay > WAIT_IN_PLACE {
                 return Ok(Verdict::Later(delay));
             }
-            if !waited(delay, stopper).await {
+            if !waited(delay, services.stopper).await {
                 return Ok(Verdict::Later(Duration::ZERO));
             }
             conversation.ask_anew(job);
         }
     }
 
-    /// Waits until a call may begin; what becomes of the task where it may not.
-    async fn turn(
+    /// Who answered, where several could have.
+    fn endpoint_name(&self, route: &Route) -> Option<String> {
+        (!self.job().llm.endpoints.is_empty()).then(|| route.server.at().name.clone())
+    }
+
+    /// Notes the call with the ledger; what becomes of the task where it may not be made.
+    async fn begin(
         &self,
         claim: (IdHash, &ClaimToken),
         call: &Call,
-        ledger: &dyn Ledger,
-        stopper: &Stopper,
+        services: Services<'_>,
     ) -> anyhow::Result<Option<Verdict>> {
-        let limits = &self.job().limits;
-        let mut turn = ledger.reserve_call(claim, call, limits).await?;
-        while let Turn::After(wait) = turn {
-            if !waited(wait, stopper).await {
-                return Ok(Some(Verdict::Later(Duration::ZERO)));
-            }
-            turn = ledger.begin_call(claim, call, limits).await?;
+        loop {
+            let verdict = match services.ledger.begin_call(claim, call, &self.job().limits).await? {
+                Turn::Now => return Ok(None),
+                Turn::After(wait) if waited(wait, services.stopper).await => continue,
+                Turn::After(_) => Verdict::Later(Duration::ZERO),
+                Turn::Lost => Verdict::Lost,
+                Turn::Halted => Verdict::Halted(None),
+                Turn::OverBudget => Verdict::Halted(Some(self.over_budget(call.most))),
+            };
+            return Ok(Some(verdict));
         }
-        Ok(match turn {
-            Turn::Now | Turn::After(_) => None,
-            Turn::Lost => Some(Verdict::Lost),
-            Turn::Halted => Some(Verdict::Halted(None)),
-            Turn::OverBudget => Some(Verdict::Halted(Some(self.over_budget(call.most)))),
-        })
     }
 
     fn over_budget(&self, most: Money) -> Halt {
@@ -262,30 +264,6 @@ impl Analyst {
         self.failed(task, CallFailure::new(FailureClass::Poisoned, message), Duration::ZERO)
     }
 
-    /// The analysis and the model's name, if the answer is one.
-    fn check(
-        &self,
-        task: &mut Task,
-        estimate: Estimate,
-        reply: &[u8],
-    ) -> Result<(Box<RawValue>, String), CallFailure> {
-        let answer = Answer::parse(reply)?;
-        let usage = answer.usage.unwrap_or_default();
-        self.estimator.observe(estimate, usage.prompt_tokens);
-        let spent = &mut task.spent;
-        spent.prompt_tokens = spent.prompt_tokens.saturating_add(usage.prompt_tokens);
-        spent.completion_tokens = spent.completion_tokens.saturating_add(usage.completion_tokens);
-        match self.job().cost_usd(usage.prompt_tokens, usage.completion_tokens) {
-            Some(usd) if answer.usage.is_some() => {
-                spent.cost_nano_usd = spent.cost_nano_usd.plus(Money::from_usd(usd));
-            }
-            _ => spent.has_unpriced = true,
-        }
-        let model = answer.model.clone().unwrap_or_else(|| self.job().llm.model.clone());
-        let analysis = answer.analysis(&self.schema)?;
-        Ok((analysis, model))
-    }
-
     fn failed(&self, task: &Task, failure: CallFailure, latency: Duration) -> Outcome {
         let CallFailure { class, message, raw, .. } = failure;
         self.signature.failed(task, Failure { class, message, raw }, latency)
@@ -300,7 +278,7 @@ fn backoff(attempts: u32) -> Duration {
 }
 
 /// Whether the wait was over before a stop.
-async fn waited(wait: Duration, stopper: &Stopper) -> bool {
+pub(crate) async fn waited(wait: Duration, stopper: &Stopper) -> bool {
     if wait.is_zero() {
         return true;
     }

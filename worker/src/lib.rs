@@ -7,7 +7,6 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use secrecy::SecretString;
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
     job::Job,
@@ -22,13 +21,16 @@ use tokio::{
 
 mod analysis;
 mod answer;
+mod attempt;
 mod conversation;
 mod estimate;
 mod lease;
 mod model;
 mod product;
 mod refusals;
+mod routes;
 
+pub use routes::FindKey;
 pub use estimate::{Corrector, Estimate, Estimator, estimate_tokens};
 use product::Desk;
 pub use shelfmill_pipeline::job::{BadBaseUrl, check_base_url};
@@ -42,8 +44,8 @@ pub struct WorkerConfig {
     pub concurrency: Option<u32>,
     /// The model's API; `None`: as the job says, else OpenAI's.
     pub base_url: Option<String>,
-    /// The model's key; a local server needs none.
-    pub api_key: Option<SecretString>,
+    /// How a key is found by the name of its variable; a local server needs none.
+    pub find_key: FindKey,
     /// Build the HTTP client anew after so many calls; 0: never.
     pub recycle_client_every: u32,
     /// End when every product is done, rather than waiting for more.

@@ -16,33 +16,29 @@ use std::{
 };
 
 use anyhow::Context as _;
-use memchr::memmem;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Client, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{CONTENT_TYPE, HeaderValue},
     redirect::Policy,
 };
-use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
-use serde_json::{Map, Value, value::RawValue};
 use shelfmill_pipeline::{
     failure::FailureClass,
     identity::IdHash,
-    job::{AnswerSchema, Job, Message, Structured},
     record::{MESSAGE_LIMIT_BYTES, RAW_LIMIT_BYTES},
 };
 use tokio::time::timeout;
-use url::Url;
-
-use crate::{OPENAI_BASE_URL, check_base_url};
 
 mod dialect;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the limiter, which is to come"))]
-pub(crate) mod headers;
+mod endpoint;
+mod headers;
+mod key;
 mod refusal;
 
 pub(crate) use dialect::{Dialect, Sent};
+pub(crate) use endpoint::Endpoint;
+pub(crate) use headers::{LimitHints, Rate};
+pub(crate) use key::Key;
 pub(crate) use refusal::{Unsupported, error_inside, refusal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,8 +48,6 @@ pub(crate) const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// OpenAI takes request ids of up to 512 characters.
 const MAX_REQUEST_ID_BYTES: usize = 500;
-/// Shorter keys are placeholders for servers that want none ("none", "EMPTY"), and words that answers may have.
-const LEAST_KEY_BYTES: usize = 16;
 const REQUEST_ID_HEADER: &str = "x-client-request-id";
 
 /// Why a call gave no analysis.
@@ -67,12 +61,22 @@ pub(crate) struct CallFailure {
     pub(crate) unsupported: Option<Unsupported>,
     /// Whether the provider may have worked for it, and nobody knows how much.
     pub(crate) may_be_billed: bool,
+    /// Whether the server has more to do than it can.
+    pub(crate) is_overload: bool,
 }
 
 impl CallFailure {
     pub(crate) fn new(class: FailureClass, mut message: String) -> Self {
         message.truncate(message.floor_char_boundary(MESSAGE_LIMIT_BYTES));
-        Self { class, message, raw: None, retry_after: None, unsupported: None, may_be_billed: false }
+        Self {
+            class,
+            message,
+            raw: None,
+            retry_after: None,
+            unsupported: None,
+            may_be_billed: false,
+            is_overload: false,
+        }
     }
 
     /// With what was sent instead of an analysis.
@@ -82,170 +86,78 @@ impl CallFailure {
     }
 }
 
-/// Where requests go, and the parts that are the same in all of them.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    url: Url,
-    model: String,
-    temperature: Option<f64>,
-    pub(crate) dialect: Dialect,
-    json_schema: Box<RawValue>,
-    json_object: Box<RawValue>,
-    extra: Map<String, Value>,
-}
-
-#[derive(Serialize)]
-struct Request<'a> {
-    model: &'a str,
-    messages: &'a [Message],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_completion_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response_format: Option<&'a RawValue>,
-    #[serde(flatten)]
-    extra: &'a Map<String, Value>,
-}
-
-impl Endpoint {
-    pub(crate) fn new(base_url: Option<&str>, job: &Job) -> anyhow::Result<Self> {
-        let base = base_url.or(job.llm.base_url.as_deref()).unwrap_or(OPENAI_BASE_URL);
-        let mut url = check_base_url(base)?;
-        let path = format!("{}/chat/completions", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        let schema = &job.output.schema;
-        let json_schema = serde_json::value::to_raw_value(&serde_json::json!({
-            "type": "json_schema",
-            "json_schema": {"name": "product_analysis", "strict": AnswerSchema::is_strict(schema), "schema": schema}
-        }))?;
-        let is_openai = url.host_str().is_some_and(|host| host.ends_with("openai.com"));
-        Ok(Self {
-            dialect: Dialect::new(job.llm.structured, is_openai),
-            url,
-            model: job.llm.model.clone(),
-            temperature: job.llm.temperature,
-            json_schema,
-            json_object: serde_json::value::to_raw_value(&serde_json::json!({"type": "json_object"}))?,
-            extra: job.llm.extra.clone(),
-        })
-    }
-
-    /// The server's name.
-    pub(crate) fn host(&self) -> &str {
-        self.url.host_str().unwrap_or_default()
-    }
-
-    /// Whether this is OpenAI itself, which answers nobody without a key.
-    pub(crate) fn is_openai(&self) -> bool {
-        self.url.host_str().is_some_and(|host| host == "openai.com" || host.ends_with(".openai.com"))
-    }
-
-    /// The body of a request, for an answer of at most so many tokens.
-    pub(crate) fn request(&self, messages: &[Message], ceiling: u32, sent: Sent) -> anyhow::Result<Vec<u8>> {
-        let ceiling = Some(ceiling);
-        let (max_tokens, max_completion_tokens) =
-            if sent.has_new_token_field { (None, ceiling) } else { (ceiling, None) };
-        Ok(serde_json::to_vec(&Request {
-            model: &self.model,
-            messages,
-            temperature: self.temperature,
-            max_tokens,
-            max_completion_tokens,
-            response_format: match sent.structured {
-                Structured::JsonSchema | Structured::Auto => Some(&self.json_schema),
-                Structured::JsonObject => Some(&self.json_object),
-                Structured::None => None,
-            },
-            extra: &self.extra,
-        })?)
-    }
-}
-
 /// The pooled HTTP client of a worker.
 pub(crate) struct ModelClient {
     client: RwLock<Client>,
-    key: Option<SecretString>,
     connections: usize,
-    headers: HeaderMap,
     calls: AtomicU32,
     recycle_every: u32,
 }
 
+/// What a call gave.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// The body of a 200, or why there is none.
+    pub(crate) body: Result<Vec<u8>, CallFailure>,
+    /// What the provider says of its limits.
+    pub(crate) hints: LimitHints,
+}
+
+impl From<CallFailure> for Reply {
+    fn from(failure: CallFailure) -> Self {
+        Self { body: Err(failure), hints: LimitHints::default() }
+    }
+}
+
 impl ModelClient {
-    pub(crate) fn new(
-        concurrency: u32,
-        key: Option<SecretString>,
-        recycle_every: u32,
-    ) -> anyhow::Result<Self> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(key) = &key {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret().trim()))
-                .map_err(|_| anyhow::anyhow!("the API key has characters that no key has"))?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
+    pub(crate) fn new(concurrency: u32, recycle_every: u32) -> anyhow::Result<Self> {
         let connections = concurrency as usize;
         let client = RwLock::new(build(connections)?);
-        Ok(Self { client, key, connections, headers, calls: AtomicU32::new(0), recycle_every })
+        Ok(Self { client, connections, calls: AtomicU32::new(0), recycle_every })
     }
 
-    /// One call; the body of a 200, or why there is none.
+    /// One call.
     pub(crate) async fn call(
         &self,
-        endpoint: &Endpoint,
+        (endpoint, key): (&Endpoint, &Key),
         request: &[u8],
         id: &str,
         number: u32,
         deadline: Duration,
-    ) -> Result<Vec<u8>, CallFailure> {
-        let call = self
-            .client()?
-            .post(endpoint.url.clone())
-            .headers(self.headers.clone())
+    ) -> Reply {
+        let client = match self.client() {
+            Ok(client) => client,
+            Err(failure) => return failure.into(),
+        };
+        let call = client
+            .post(endpoint.url())
+            .headers(key.headers().clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(REQUEST_ID_HEADER, request_id(id, number))
             .body(request.to_vec());
         let exchange = async {
-            let response = call.send().await.map_err(|error| broken(&error))?;
-            match response.status() {
-                StatusCode::OK => match read(response, MAX_BODY_BYTES).await? {
-                    Body::Whole(body) => Ok(self.without_key(body)),
-                    Body::Beginning(_) => {
+            let response = match call.send().await {
+                Ok(response) => response,
+                Err(error) => return broken(&error).into(),
+            };
+            let hints = LimitHints::of(response.headers());
+            let body = match response.status() {
+                StatusCode::OK => match read(response, MAX_BODY_BYTES).await {
+                    Ok(Body::Whole(body)) => Ok(key.hide_in(body)),
+                    Ok(Body::Beginning(_)) => {
                         let message = format!("the answer is larger than {MAX_BODY_BYTES} bytes");
                         Err(CallFailure::new(FailureClass::Malformed, message))
                     }
+                    Err(failure) => Err(failure),
                 },
-                status => Err(self.refused(status, response).await),
-            }
+                status => Err(refused(status, response, key).await),
+            };
+            Reply { body, hints }
         };
         timeout(deadline, exchange).await.unwrap_or_else(|_| {
             let message = format!("no complete answer within {:.0?}", deadline);
-            Err(CallFailure { may_be_billed: true, ..CallFailure::new(FailureClass::Timeout, message) })
+            CallFailure { may_be_billed: true, ..CallFailure::new(FailureClass::Timeout, message) }.into()
         })
-    }
-
-    async fn refused(&self, status: StatusCode, response: Response) -> CallFailure {
-        let headers = response.headers().clone();
-        let (Body::Whole(body) | Body::Beginning(body)) =
-            read(response, MAX_ERROR_BYTES).await.unwrap_or(Body::Whole(Vec::new()));
-        refusal(status, &headers, &self.without_key(body))
-    }
-
-    /// What a server sent, without the key it may have repeated: it would be kept in files.
-    fn without_key(&self, mut body: Vec<u8>) -> Vec<u8> {
-        let key = self.key.as_ref().map_or("", |key| key.expose_secret().trim()).as_bytes();
-        if key.len() < LEAST_KEY_BYTES {
-            return body;
-        }
-        let mut from = 0;
-        while let Some(at) = memmem::find(&body[from..], key) {
-            body[from + at..from + at + key.len()].fill(b'*');
-            from += at + key.len();
-        }
-        body
     }
 
     fn client(&self) -> Result<Client, CallFailure> {
@@ -257,6 +169,13 @@ impl ModelClient {
         }
         Ok(self.client.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
+}
+
+async fn refused(status: StatusCode, response: Response, key: &Key) -> CallFailure {
+    let headers = response.headers().clone();
+    let (Body::Whole(body) | Body::Beginning(body)) =
+        read(response, MAX_ERROR_BYTES).await.unwrap_or(Body::Whole(Vec::new()));
+    refusal(status, &headers, &key.hide_in(body))
 }
 
 fn build(connections: usize) -> anyhow::Result<Client> {

@@ -37,7 +37,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 
 use crate::{
     WorkerConfig,
-    analysis::{Account, Analyst, Verdict},
+    analysis::{Account, Analyst, Services, Verdict},
     lease::{LEASE, Leases, RENEW_EVERY},
     model::ModelClient,
 };
@@ -56,6 +56,7 @@ static CLAIMS: AtomicU64 = AtomicU64::new(0);
 /// Everything the products of one worker share.
 pub(crate) struct Desk {
     config: WorkerConfig,
+    concurrency: u32,
     broker: Arc<dyn Broker>,
     ledger: Arc<dyn Ledger>,
     stopper: Stopper,
@@ -82,10 +83,11 @@ impl Desk {
         ledger: Arc<dyn Ledger>,
         stopper: Stopper,
     ) -> anyhow::Result<Self> {
-        let model = ModelClient::new(concurrency, config.api_key.clone(), config.recycle_client_every)?;
-        let analyst = Analyst::new(&config, job)?;
+        let model = ModelClient::new(concurrency, config.recycle_client_every)?;
+        let analyst = Analyst::new(&config, job, concurrency)?;
         Ok(Self {
             config,
+            concurrency,
             broker,
             ledger,
             stopper,
@@ -152,7 +154,7 @@ impl Desk {
         if self.analyst().is_of(&job) {
             return;
         }
-        match Analyst::new(&self.config, job) {
+        match Analyst::new(&self.config, job, self.concurrency) {
             Ok(analyst) => {
                 tracing::info!("the run's job was changed, going on with the new one");
                 *self.analyst.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(analyst);
@@ -197,9 +199,9 @@ impl Desk {
         } else if grant.lost_claims >= POISONED_AFTER {
             Verdict::Outcome(self.analyst().poisoned(&delivery.message, grant.lost_claims))
         } else {
-            let (ledger, stopper) = (self.ledger.as_ref(), &self.stopper);
-            let (task, services) = (&mut delivery.message, (&self.model, ledger));
-            self.analyst().analyse(task, &mut account, &token, services, stopper).await?
+            let services =
+                Services { model: &self.model, ledger: self.ledger.as_ref(), stopper: &self.stopper };
+            self.analyst().analyse(&mut delivery.message, &mut account, &token, services).await?
         };
         drop(company);
         let cost = account.unknown_to_ledger(&delivery.message);

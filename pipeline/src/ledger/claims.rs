@@ -34,7 +34,7 @@ pub struct Grant {
     pub spent: Spent,
 }
 
-/// When a call may begin.
+/// Whether a call may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Now; the ledger has noted it.
@@ -54,8 +54,6 @@ pub enum Turn {
 pub struct Call {
     /// Which one it is under its claim, from 1.
     pub number: u32,
-    /// Tokens it will probably take, read and written.
-    pub tokens: u64,
     /// What it can cost at most; held until the next one is asked for, or the claim ends.
     pub most: Money,
     /// What the one before it under this claim has cost.

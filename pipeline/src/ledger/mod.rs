@@ -39,6 +39,7 @@ pub use claims::{Call, Claim, ClaimToken, Grant, Kept, Turn};
 pub use embedded::EmbeddedLedger;
 pub use error::LedgerError;
 pub use halt::{Halt, HaltCause};
+pub use pace::{Ask, Bucket, HORIZON_MS, Permits};
 pub use redis::{FailedProduct, RedisConfig, RedisLedger};
 
 /// What the producer is to do with a product.
@@ -271,22 +272,18 @@ pub trait Ledger: Send + Sync {
     async fn claimed(&self) -> Result<u64, LedgerError>;
     /// How many answers are not on disk yet.
     async fn answered(&self) -> Result<u64, LedgerError>;
-    /// Takes a place in the fleet's pace for a call under this claim, and holds what it can cost.
-    async fn reserve_call(
-        &self,
-        claim: (IdHash, &ClaimToken),
-        call: &Call,
-        limits: &Limits,
-    ) -> Result<Turn, LedgerError>;
-    /// The same after the wait for a place that was taken.
+    /// A call is about to be made under this claim: notes it, and holds what it can cost.
     async fn begin_call(
         &self,
         claim: (IdHash, &ClaimToken),
         call: &Call,
         limits: &Limits,
     ) -> Result<Turn, LedgerError>;
-    /// Nobody calls for so long: the provider said so.
-    async fn pause(&self, duration: Duration) -> Result<(), LedgerError>;
+    /// Takes places in the fleet's pace. (A request whose reply was lost took some that nobody uses.)
+    async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError>;
+    /// The provider has refused a call for its rate, and wants to be left alone for so long: nobody calls there. `made` as
+    /// in [`Ask`].
+    async fn refused(&self, lane: &str, wait: Duration, made: u32) -> Result<(), LedgerError>;
 
     /// Where products stand, and what the ledger knows of the journal at that moment.
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError>;

@@ -1,103 +1,197 @@
-//! How fast calls may follow each other: three leaky buckets kept as theoretical arrival times (GCRA, ITU-T
-//! I.371), so that a place is taken by one addition and nobody has to poll. A request larger than a bucket
-//! takes the whole bucket and never waits for ever. `redis/reserve.lua` does the same on the server's clock.
+//! How fast calls may follow each other, all workers together.
+//!
+//! Limits are leaky buckets kept as theoretical arrival times (GCRA, ITU-T I.371): places are taken by one addition, and
+//! nobody has to poll for them. A worker asks for as many places as it can use soon ([`Ask`]) and gets when they begin; what
+//! lies further ahead than [`HORIZON_MS`] is not given away, so that a worker that ends takes little with it, and a pause is
+//! soon obeyed by all. What was taken by estimate is settled with the next request (`owed_ms`).
+//!
+//! A provider whose limit nobody has told is found out by its refusals. Between two of them it let through what it lets
+//! through; so the rate after a refusal is a little less than that, and grows from there, slowly first. (In the manner of
+//! CUBIC, RFC 9438: near the limit that is known for long, and soon away from one that was a mistake.)
+//!
+//! `redis/permits.lua` and `redis/refused.lua` do the same on the server's clock.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use crate::job::Limits;
+/// What is given away lies no further ahead.
+pub const HORIZON_MS: f64 = 250.0;
+/// Nobody has asked for so long: what was counted before says nothing of now.
+const IDLE_MS: f64 = 5_000.0;
+/// Whoever waits for a place asks so often, at least.
+const ASK_AGAIN_MS: f64 = 2_500.0;
+/// A refusal tells what was let through in this time, at least.
+const LEAST_INTERVAL_MS: f64 = 1_000.0;
+/// Of what was let through before a refusal, so much is tried after it.
+const BACK_TO: f64 = 0.95;
+/// How a learned rate grows: by the square of the seconds, so that it is 1.05 times as high after 3 s, 1.6 after 10 s.
+const GROWTH: f64 = 0.005;
+/// A second counts where there were so many calls in it.
+const CALLS_PER_SECOND_OF_GROWTH: f64 = 4.0;
+/// After so many seconds nothing is left of a learned rate.
+const FORGOTTEN_S: f64 = 60.0;
 
-/// What one call costs in each bucket, and how much may be taken at once, in milliseconds of that bucket.
+/// A request for places.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ask<'a> {
+    /// Whose refusals these calls may meet: a provider and a key.
+    pub lane: &'a str,
+    /// How many calls are waiting for a place.
+    pub calls: u32,
+    /// Calls begun since the last request that took no place, because nothing limited them ([`Permits::Free`]).
+    pub made: u32,
+    /// What limits them; empty: nothing that is known.
+    pub buckets: &'a [Bucket],
+}
+
+/// One limit, and what a call takes of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bucket {
+    /// The same for all who share it.
+    pub name: String,
+    /// How long the limit needs to let through one of these calls.
+    pub call_ms: f64,
+    /// What was left unused can be caught up so far.
+    pub burst_ms: f64,
+    /// What earlier calls took more (or less) than they had a place for.
+    pub owed_ms: f64,
+}
+
+/// What is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Charge {
-    pub(super) cost_ms: f64,
-    pub(super) burst_ms: f64,
+pub enum Permits {
+    /// Nothing limits: calls may begin for [`HORIZON_MS`], and are counted with the next request.
+    Free,
+    /// Places: the first begins in so many milliseconds (below 0: now), each further one `spacing_ms` later.
+    Places {
+        /// How many.
+        count: u32,
+        /// Until the first.
+        first_ms: f64,
+        /// From one to the next.
+        spacing_ms: f64,
+    },
+    /// None yet; ask again then.
+    After(Duration),
 }
 
-/// Of a call whose place is taken already: it waits for the end of a pause, and for nothing else.
-pub(super) const FREE: [Charge; 3] = [Charge { cost_ms: 0.0, burst_ms: 0.0 }; 3];
-
-const MINUTE_MS: f64 = 60_000.0;
-/// Up to a second's worth may go out at once.
-const BURST_MS: f64 = 1_000.0;
-
-/// Requests, tokens, delay; a bucket that does not limit costs nothing.
-pub(super) fn charges(limits: &Limits, tokens: u64) -> [Charge; 3] {
-    let per_minute = |rate: Option<u32>, amount: f64| match rate {
-        None => Charge { cost_ms: 0.0, burst_ms: 0.0 },
-        Some(rate) => {
-            Charge { cost_ms: (amount * MINUTE_MS / f64::from(rate)).min(MINUTE_MS), burst_ms: BURST_MS }
-        }
-    };
-    #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
-    [
-        per_minute(limits.requests_per_minute, 1.0),
-        per_minute(limits.tokens_per_minute, tokens as f64),
-        Charge { cost_ms: limits.delay_ms as f64, burst_ms: 0.0 },
-    ]
-}
-
-/// The buckets of one process.
+/// The limits of one process.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    arrivals_ms: [f64; 3],
+    arrivals_ms: HashMap<String, f64>,
+    lanes: HashMap<String, Lane>,
+}
+
+/// What is known of a provider and a key.
+#[derive(Debug, Default)]
+struct Lane {
     paused_until_ms: f64,
+    /// Since the last refusal, or since it was asked for after it was idle.
+    since_ms: f64,
+    asked_ms: f64,
+    calls: f64,
+    learned: Option<Learned>,
+}
+
+/// What a refusal told.
+#[derive(Clone, Copy, Debug)]
+struct Learned {
+    /// Let through in this time.
+    calls: f64,
+    over_ms: f64,
+}
+
+impl Lane {
+    /// Calls were begun: before the refusal that all wait after, or since.
+    fn count(&mut self, now_ms: f64, calls: f64) {
+        match &mut self.learned {
+            Some(learned) if now_ms < self.paused_until_ms => learned.calls += calls,
+            _ => self.calls += calls,
+        }
+    }
+
+    /// How long one call takes at the rate that was learned, as it has grown by now.
+    fn call_ms(&mut self, now_ms: f64) -> Option<f64> {
+        let learned = self.learned?;
+        let seconds =
+            ((now_ms - self.paused_until_ms) / 1_000.0).min(self.calls / CALLS_PER_SECOND_OF_GROWTH).max(0.0);
+        if seconds > FORGOTTEN_S {
+            self.learned = None;
+            return None;
+        }
+        let per_ms = BACK_TO * learned.calls.max(0.5) / learned.over_ms * (GROWTH * seconds * seconds).exp();
+        Some(1.0 / per_ms)
+    }
 }
 
 impl Pace {
-    /// Takes a place; the call may start after the duration returned.
-    pub(super) fn reserve(&mut self, now_ms: f64, charges: [Charge; 3]) -> Duration {
-        let mut start_ms = now_ms.max(self.paused_until_ms);
-        for (arrival_ms, charge) in self.arrivals_ms.iter_mut().zip(charges) {
-            if charge.cost_ms > 0.0 {
-                start_ms = start_ms.max(*arrival_ms - charge.burst_ms);
+    pub(super) fn permits(&mut self, now_ms: f64, ask: &Ask<'_>) -> Permits {
+        let lane = self.lanes.entry(ask.lane.to_owned()).or_default();
+        if now_ms - lane.asked_ms.max(lane.paused_until_ms) > IDLE_MS {
+            (lane.since_ms, lane.calls) = (now_ms, 0.0);
+        }
+        lane.asked_ms = now_ms;
+        lane.count(now_ms, f64::from(ask.made));
+        for bucket in ask.buckets.iter().filter(|bucket| bucket.owed_ms != 0.0) {
+            let arrival_ms = self.arrivals_ms.entry(bucket.name.clone()).or_default();
+            *arrival_ms = arrival_ms.max(now_ms - bucket.burst_ms) + bucket.owed_ms;
+        }
+        if now_ms < lane.paused_until_ms {
+            return Permits::After(after(lane.paused_until_ms - now_ms));
+        }
+        let learned = lane.call_ms(now_ms).map(|call_ms| Bucket {
+            name: format!("learned:{}", ask.lane),
+            call_ms,
+            ..Bucket::default()
+        });
+        let buckets: Vec<&Bucket> =
+            ask.buckets.iter().chain(&learned).filter(|bucket| bucket.call_ms > 0.0).collect();
+        if buckets.is_empty() {
+            return Permits::Free;
+        }
+        let mut first_ms = f64::MIN;
+        let mut spacing_ms = 0.0_f64;
+        for bucket in &buckets {
+            let arrival_ms = self.arrivals_ms.entry(bucket.name.clone()).or_default();
+            *arrival_ms = arrival_ms.max(now_ms - bucket.burst_ms);
+            first_ms = first_ms.max(*arrival_ms);
+            spacing_ms = spacing_ms.max(bucket.call_ms);
+        }
+        let ahead_ms = first_ms - now_ms - HORIZON_MS;
+        if ahead_ms > 0.0 {
+            return Permits::After(after(ahead_ms.min(ASK_AGAIN_MS)));
+        }
+        let count = f64::from(ask.calls.max(1)).min((-ahead_ms / spacing_ms).floor() + 1.0);
+        for bucket in buckets {
+            if let Some(arrival_ms) = self.arrivals_ms.get_mut(&bucket.name) {
+                *arrival_ms += count * bucket.call_ms;
             }
         }
-        for (arrival_ms, charge) in self.arrivals_ms.iter_mut().zip(charges) {
-            // From the end of a pause on, so that those who waited for it do not all start at once.
-            *arrival_ms = arrival_ms.max(now_ms).max(self.paused_until_ms) + charge.cost_ms;
-        }
-        Duration::from_secs_f64((start_ms - now_ms).max(0.0) / 1_000.0)
+        lane.calls += count;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to what was asked for")]
+        let count = count as u32;
+        Permits::Places { count, first_ms: first_ms - now_ms, spacing_ms }
     }
 
-    /// Nobody starts a call before `now_ms + duration`.
-    pub(super) fn pause(&mut self, now_ms: f64, duration: Duration) {
-        self.paused_until_ms = self.paused_until_ms.max(now_ms + duration.as_secs_f64() * 1_000.0);
+    /// A call was refused: nobody begins one for so long. `made` as in [`Ask`].
+    pub(super) fn refused(&mut self, now_ms: f64, lane: &str, wait: Duration, made: u32) {
+        let lane = self.lanes.entry(lane.to_owned()).or_default();
+        // Those that are refused while all wait already were begun before.
+        if lane.learned.is_none() || now_ms >= lane.paused_until_ms {
+            let counted_ms = if lane.since_ms > 0.0 { now_ms - lane.since_ms } else { 0.0 };
+            let over_ms = counted_ms.max(LEAST_INTERVAL_MS);
+            lane.learned = Some(Learned { calls: lane.calls, over_ms });
+            (lane.since_ms, lane.calls) = (now_ms, 0.0);
+        }
+        lane.paused_until_ms = lane.paused_until_ms.max(now_ms + wait.as_secs_f64() * 1_000.0);
+        if let Some(learned) = &mut lane.learned {
+            learned.calls += f64::from(made) - 1.0;
+        }
     }
+}
+
+fn after(ms: f64) -> Duration {
+    Duration::from_secs_f64(ms.max(1.0) / 1_000.0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limits(requests: Option<u32>, tokens: Option<u32>, delay_ms: u64) -> Limits {
-        Limits { requests_per_minute: requests, tokens_per_minute: tokens, delay_ms, ..Limits::default() }
-    }
-
-    #[test]
-    fn a_minute_holds_as_many_requests_as_allowed_and_one_burst() {
-        let limits = limits(Some(600), None, 0);
-        let mut pace = Pace::default();
-        let starts = (0..).map(|_| pace.reserve(0.0, charges(&limits, 0)));
-        let within_a_minute = starts.take_while(|start| *start < Duration::from_secs(60)).count();
-        assert_eq!(within_a_minute, 600 + 10);
-    }
-
-    #[test]
-    fn a_request_larger_than_the_bucket_is_not_refused() {
-        let limits = limits(None, Some(1_000), 0);
-        let mut pace = Pace::default();
-        assert_eq!(pace.reserve(0.0, charges(&limits, 50_000)), Duration::ZERO);
-        assert_eq!(pace.reserve(0.0, charges(&limits, 1)), Duration::from_secs(59));
-    }
-
-    #[test]
-    fn a_delay_is_kept_between_any_two_calls_and_a_pause_by_all() {
-        let limits = limits(None, None, 100);
-        let mut pace = Pace::default();
-        assert_eq!(pace.reserve(0.0, charges(&limits, 0)), Duration::ZERO);
-        assert_eq!(pace.reserve(0.0, charges(&limits, 0)), Duration::from_millis(100));
-        pace.pause(0.0, Duration::from_secs(2));
-        assert_eq!(pace.reserve(0.0, charges(&limits, 0)), Duration::from_secs(2));
-        assert_eq!(pace.reserve(0.0, charges(&limits, 0)), Duration::from_millis(2100));
-    }
-}
+mod tests;

@@ -49,7 +49,6 @@ pub(super) enum Call {
         product: u8,
         token: u8,
         number: u8,
-        reserve: bool,
     },
     PutAnswer {
         product: u8,
@@ -90,8 +89,8 @@ pub(super) fn calls(over_redis: bool) -> impl Strategy<Value = Vec<Call>> {
         2 => (product(), token(), (0..3_u8, 0..3_u8))
             .prop_map(|(product, token, spent)| Call::Release { product, token, spent }),
         1 => prop::collection::vec((product(), token()), 0..3).prop_map(|claims| Call::Abandon { claims }),
-        4 => (product(), token(), 1..4_u8, any::<bool>())
-            .prop_map(|(product, token, number, reserve)| Call::Begin { product, token, number, reserve }),
+        4 => (product(), token(), 1..4_u8)
+            .prop_map(|(product, token, number)| Call::Begin { product, token, number }),
         2 => (product(), token(), 0..9_u8, prop::option::of(likely()))
             .prop_map(|(product, token, number, late)| Call::PutAnswer { product, token, number, late }),
         2 => (lines, likely(), any::<bool>())

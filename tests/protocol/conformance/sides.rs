@@ -33,7 +33,7 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(600);
 /// A call that costs nothing.
 fn nth_call(number: u8) -> NthCall {
-    NthCall { number: number.into(), tokens: 1, most: Money::ZERO, before: Money::ZERO }
+    NthCall { number: number.into(), most: Money::ZERO, before: Money::ZERO }
 }
 
 const REAL_CLASSES: [FailureClass; CLASSES] = [FailureClass::Timeout, FailureClass::Malformed];
@@ -197,13 +197,10 @@ impl<'s> Sides<'s> {
                 real.abandon(&held).await.unwrap();
                 claims.iter().for_each(|(product, who)| model.abandon(*product, *who, Rules::REAL));
             }
-            Call::Begin { product, token: who, number, reserve } => {
+            Call::Begin { product, token: who, number } => {
                 let token = token(*product, *who);
                 let claim = (hash(*product), token.as_str());
-                let said = match reserve {
-                    true => real.reserve_call(claim, &nth_call(*number), &Limits::default()).await,
-                    false => real.begin_call(claim, &nth_call(*number), &Limits::default()).await,
-                };
+                let said = real.begin_call(claim, &nth_call(*number), &Limits::default()).await;
                 let expected = match model.begin_call(*product, *who, *number, Rules::REAL) {
                     true => Turn::Now,
                     false => Turn::Lost,

@@ -59,16 +59,28 @@ impl Rate {
         Some(Self { limit, remaining, reset })
     }
 
-    /// How much there is a minute, for a bucket that fills steadily: what is missing comes back within `reset`. Of a
-    /// full bucket the limit itself is taken, for a minute or for a longer window.
+    /// How much there is a minute, where it can be told: what is missing comes back within `reset`, and nobody who resets
+    /// within a minute gives less than the limit in one. Of a longer window, or without a reset, nothing is known: the
+    /// limit may be for a day, and all of it be there now.
     pub(crate) fn per_minute(&self) -> Option<f64> {
-        let missing = self.limit - self.remaining;
-        let rate = if missing > 0.0 && !self.reset.is_zero() {
-            missing / self.reset.as_secs_f64() * MINUTE_SECONDS
-        } else {
-            self.limit / self.reset.as_secs_f64().max(MINUTE_SECONDS) * MINUTE_SECONDS
-        };
-        (rate.is_finite() && rate > 0.0).then_some(rate)
+        let is_within_a_minute = !self.reset.is_zero() && self.reset <= Duration::from_secs(60);
+        let missing = self.missing();
+        (is_within_a_minute && missing > 0.0)
+            .then(|| (missing / self.reset.as_secs_f64() * MINUTE_SECONDS).max(self.limit))
+    }
+
+    /// How much of the limit is taken now.
+    pub(crate) const fn missing(&self) -> f64 {
+        self.limit - self.remaining
+    }
+
+    /// Until there is so much again; nothing where it is there.
+    pub(crate) fn wait_for(&self, amount: f64) -> Duration {
+        let short = amount.min(self.limit) - self.remaining;
+        match self.per_minute() {
+            Some(per_minute) if short > 0.0 => Duration::from_secs_f64(short / per_minute * MINUTE_SECONDS),
+            _ => Duration::ZERO,
+        }
     }
 }
 
@@ -145,21 +157,35 @@ mod tests {
     #[test]
     fn a_bucket_tells_its_rate() {
         assert_eq!(per_minute("60", "59", "1s"), Some(60.0));
+        assert_eq!(per_minute("50", "40", "200ms"), Some(3_000.0), "one second's worth");
         assert_eq!(per_minute("10000", "9999", "6ms"), Some(10_000.0));
+        assert_eq!(per_minute("10000", "9999", "1s"), Some(10_000.0), "rounded up");
         assert_eq!(per_minute("150000", "149984", "6ms"), Some(160_000.0));
-        assert_eq!(per_minute("200", "199", "7m12s"), Some(0.139));
         assert_eq!(per_minute("6000", "0", "1m0s"), Some(6_000.0));
         assert_eq!(per_minute("30000", "20000", "20"), Some(30_000.0));
     }
 
     #[test]
-    fn a_bucket_that_is_full_or_has_no_reset_is_for_a_minute_or_longer() {
-        assert_eq!(per_minute("500", "500", "0s"), Some(500.0));
-        assert_eq!(per_minute("500", "12", "soon"), Some(500.0));
-        assert_eq!(per_minute("500", "500", "17ms"), Some(500.0));
-        assert_eq!(per_minute("1440", "1440", "24h0m0s"), Some(1.0));
+    fn a_bucket_that_is_full_or_has_no_reset_or_a_long_one_tells_none() {
+        for (limit, remaining, reset) in [
+            ("500", "500", "0s"),
+            ("500", "12", "soon"),
+            ("500", "500", "17ms"),
+            ("200", "199", "7m12s"),
+            ("1440", "1440", "24h0m0s"),
+        ] {
+            assert_eq!(per_minute(limit, remaining, reset), None, "{limit} {remaining} {reset}");
+        }
         let azure = hints(&[("limit-requests", "8"), ("remaining-requests", "7")]);
-        assert_eq!(azure.requests.unwrap().per_minute(), Some(8.0));
+        assert_eq!(azure.requests.unwrap().per_minute(), None);
+    }
+
+    #[test]
+    fn what_is_short_comes_back() {
+        let rate = |remaining| Rate { limit: 6_000.0, remaining, reset: Duration::from_secs(60) };
+        assert_eq!(rate(0.0).wait_for(100.0), Duration::from_secs(1));
+        assert_eq!(rate(100.0).wait_for(100.0), Duration::ZERO);
+        assert_eq!(rate(0.0).wait_for(1e9), Duration::from_secs(60), "more than all never comes");
     }
 
     #[test]
@@ -226,7 +252,7 @@ mod tests {
         assert_eq!(hints.tokens, None);
         let rate = hints.requests.unwrap();
         assert_eq!((rate.limit, rate.remaining), (50.0, 0.0));
-        assert!((rate.per_minute().unwrap() - 50.0 / 60.0).abs() < 0.01, "{rate:?}");
+        assert!(rate.reset > Duration::from_secs(3_590), "{rate:?}");
     }
 
     #[test]

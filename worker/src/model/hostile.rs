@@ -11,7 +11,9 @@ use std::{
     time::Instant,
 };
 
-use super::*;
+use secrecy::SecretString;
+
+use super::{tests::endpoint, *};
 use crate::answer::Answer;
 
 const KEY: &str = "sk-canary-0123456789abcdef";
@@ -41,10 +43,10 @@ fn server(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync +
 
 async fn call(url: &str) -> (Result<Vec<u8>, CallFailure>, Duration) {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = ModelClient::new(4, Some(SecretString::from(KEY)), 0).unwrap();
-    let endpoint = Endpoint::new(Some(url), &Job::default()).unwrap();
+    let client = ModelClient::new(4, 0).unwrap();
+    let way = (&endpoint(url), &Key::new(SecretString::from(KEY)).unwrap());
     let started = Instant::now();
-    let ended = client.call(&endpoint, b"{}", "1", 1, DEADLINE).await;
+    let ended = client.call(way, b"{}", "1", 1, DEADLINE).await.body;
     let elapsed = started.elapsed();
     assert!(elapsed < DEADLINE + SLACK, "{elapsed:?}");
     assert!(!format!("{ended:?}").contains("canary"), "{ended:?}");

@@ -127,7 +127,7 @@ impl Said {
         let (class, unsupported) = self.classify(status);
         let wait = wait.or_else(|| self.wait()).filter(|_| class.is_retryable());
         let failure = CallFailure::new(class, message).with_raw(raw);
-        CallFailure { retry_after: wait, unsupported, ..failure }
+        CallFailure { retry_after: wait, unsupported, is_overload: matches!(status, 503 | 529), ..failure }
     }
 
     fn classify(&self, status: u16) -> (FailureClass, Option<Unsupported>) {

@@ -1,4 +1,6 @@
+use secrecy::SecretString;
 use serde_json::json;
+use shelfmill_pipeline::job::{Job, Message, ModelEndpoint};
 use wiremock::{
     Mock, MockServer, ResponseTemplate,
     matchers::{body_partial_json, header, method, path},
@@ -6,20 +8,32 @@ use wiremock::{
 
 use super::*;
 
+fn key() -> Key {
+    Key::new(SecretString::from("sk-canary")).unwrap()
+}
+
+/// The built-in job's way to a server.
+pub(super) fn endpoint(url: &str) -> Endpoint {
+    let job = Job::default();
+    let [at] = <[_; 1]>::try_from(job.llm.endpoints()).unwrap();
+    Endpoint::new(ModelEndpoint { base_url: Some(url.to_owned()), ..at }, &job).unwrap()
+}
+
 async fn call(server: &MockServer, deadline: Duration) -> Result<Vec<u8>, CallFailure> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = ModelClient::new(4, Some(SecretString::from("sk-canary")), 0).unwrap();
-    let endpoint = Endpoint::new(Some(&server.uri()), &Job::default()).unwrap();
+    let client = ModelClient::new(4, 0).unwrap();
+    let endpoint = endpoint(&server.uri());
     let messages = [Message { role: "user", content: "hello".into() }];
     client
         .call(
-            &endpoint,
+            (&endpoint, &key()),
             &endpoint.request(&messages, 1000, endpoint.dialect.sent()).unwrap(),
             "ä/1",
             2,
             deadline,
         )
         .await
+        .body
 }
 
 async fn answering(template: ResponseTemplate) -> Result<Vec<u8>, CallFailure> {
@@ -96,10 +110,10 @@ async fn nobody_at_home_is_a_network_failure_that_does_not_show_the_key() {
     // A port that was free a moment ago; a mock server that is dropped goes back to a pool and still listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = ModelClient::new(1, Some(SecretString::from("sk-canary")), 0).unwrap();
+    let client = ModelClient::new(1, 0).unwrap();
     let url = format!("http://127.0.0.1:{port}");
-    let endpoint = Endpoint::new(Some(&url), &Job::default()).unwrap();
-    let failure = client.call(&endpoint, b"{}", "1", 1, Duration::from_secs(5)).await.unwrap_err();
+    let way = (&endpoint(&url), &key());
+    let failure = client.call(way, b"{}", "1", 1, Duration::from_secs(5)).await.body.unwrap_err();
     assert_eq!(failure.class, FailureClass::Network);
     assert!(!format!("{failure:?}").contains("canary"), "{failure:?}");
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     Admission, Begun, Call, Claim, ClaimToken, Done, Halt, JournalMark, Kept, Ledger, LedgerError, Progress,
     ScanCounts, State, Turn, Vitals,
-    pace::{Charge, FREE, charges},
+    pace::{Ask, Permits},
 };
 use crate::{
     identity::IdHash,
@@ -75,54 +75,6 @@ impl EmbeddedLedger {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn turn(
-        &self,
-        (product, token): (IdHash, &ClaimToken),
-        call: &Call,
-        limits: &Limits,
-        charges: [Charge; 3],
-    ) -> Result<Turn, LedgerError> {
-        let now_ms = self.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let Some(held) = inner.claims.get_mut(&product).filter(|held| held.token == token) else {
-            return Ok(Turn::Lost);
-        };
-        let is_new = held.begun < call.number;
-        if is_new && held.hold > Money::ZERO {
-            // The call before has ended: what it held is free, for this one and for others.
-            inner.money_held = inner.money_held.less(held.hold);
-            inner.money_spent = inner.money_spent.plus(call.before);
-            held.hold = Money::ZERO;
-        }
-        if inner.halt.is_some() {
-            return Ok(Turn::Halted);
-        }
-        let wait = inner.pace.reserve(now_ms, charges);
-        if !wait.is_zero() {
-            return Ok(Turn::After(wait));
-        }
-        if is_new {
-            // Nobody knows what the calls that were cut off have cost.
-            for _ in 0..std::mem::take(&mut held.lost_calls) {
-                inner.money_spent = inner.money_spent.plus(call.most);
-            }
-            if let Some(budget) = limits.budget_money() {
-                if inner.money_spent.plus(call.most) > budget {
-                    return Ok(Turn::OverBudget);
-                }
-                if inner.money_spent.plus(inner.money_held).plus(call.most) > budget {
-                    return Ok(Turn::After(BUDGET_POLL));
-                }
-            }
-            held.begun = call.number;
-            held.hold = call.most;
-            inner.money_held = inner.money_held.plus(call.most);
-        }
-        inner.note_call(&product, call.number);
-        Ok(Turn::Now)
     }
 
     fn now_ms(&self) -> f64 {
@@ -340,27 +292,56 @@ impl Ledger for EmbeddedLedger {
         Ok(self.lock().answers.len() as u64)
     }
 
-    async fn reserve_call(
-        &self,
-        claim: (IdHash, &ClaimToken),
-        call: &Call,
-        limits: &Limits,
-    ) -> Result<Turn, LedgerError> {
-        self.turn(claim, call, limits, charges(limits, call.tokens))
-    }
-
     async fn begin_call(
         &self,
-        claim: (IdHash, &ClaimToken),
+        (product, token): (IdHash, &ClaimToken),
         call: &Call,
         limits: &Limits,
     ) -> Result<Turn, LedgerError> {
-        self.turn(claim, call, limits, FREE)
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(held) = inner.claims.get_mut(&product).filter(|held| held.token == token) else {
+            return Ok(Turn::Lost);
+        };
+        let is_new = held.begun < call.number;
+        if is_new && held.hold > Money::ZERO {
+            // The call before has ended: what it held is free, for this one and for others.
+            inner.money_held = inner.money_held.less(held.hold);
+            inner.money_spent = inner.money_spent.plus(call.before);
+            held.hold = Money::ZERO;
+        }
+        if inner.halt.is_some() {
+            return Ok(Turn::Halted);
+        }
+        if is_new {
+            // Nobody knows what the calls that were cut off have cost.
+            for _ in 0..std::mem::take(&mut held.lost_calls) {
+                inner.money_spent = inner.money_spent.plus(call.most);
+            }
+            if let Some(budget) = limits.budget_money() {
+                if inner.money_spent.plus(call.most) > budget {
+                    return Ok(Turn::OverBudget);
+                }
+                if inner.money_spent.plus(inner.money_held).plus(call.most) > budget {
+                    return Ok(Turn::After(BUDGET_POLL));
+                }
+            }
+            held.begun = call.number;
+            held.hold = call.most;
+            inner.money_held = inner.money_held.plus(call.most);
+        }
+        inner.note_call(&product, call.number);
+        Ok(Turn::Now)
     }
 
-    async fn pause(&self, duration: Duration) -> Result<(), LedgerError> {
+    async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError> {
         let now_ms = self.now_ms();
-        self.lock().pace.pause(now_ms, duration);
+        Ok(self.lock().pace.permits(now_ms, ask))
+    }
+
+    async fn refused(&self, lane: &str, wait: Duration, made: u32) -> Result<(), LedgerError> {
+        let now_ms = self.now_ms();
+        self.lock().pace.refused(now_ms, lane, wait, made);
         Ok(())
     }
 

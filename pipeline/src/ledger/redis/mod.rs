@@ -17,7 +17,7 @@ use redis::{AsyncCommands, ScriptInvocation};
 use super::{
     Admission, Begun, Call, Claim, ClaimToken, Done, Grant, Halt, JournalMark, Kept, Ledger, LedgerError,
     Progress, ScanCounts, State, Turn, Vitals,
-    pace::{Charge, charges},
+    pace::{Ask, Bucket, Permits},
 };
 use crate::{
     failure::FailureClass,
@@ -31,7 +31,7 @@ use client::Connection;
 pub use client::RedisConfig;
 pub use failed::FailedProduct;
 use keys::{Keys, Scripts};
-use reply::{answer, count, json, ms, parse, spent_before};
+use reply::{answer, count, json, ms, parse, permits, spent_before};
 
 mod client;
 mod failed;
@@ -75,32 +75,6 @@ impl RedisLedger {
     async fn fact(&self, name: &str) -> Result<Option<String>, LedgerError> {
         let key = &self.keys.run;
         self.connection.run(|mut manager| async move { manager.hget(key, name).await }).await
-    }
-
-    async fn turn(
-        &self,
-        (product, token): (IdHash, &ClaimToken),
-        call: &Call,
-        limits: &Limits,
-        charges: &[Charge],
-    ) -> Result<Turn, LedgerError> {
-        let mut script = self.scripts.reserve.prepare_invoke();
-        script.key(&self.keys.pace).key(&self.keys.claims).key(&self.keys.run);
-        script.arg(product.as_bytes()).arg(token).arg(call.number);
-        script.arg(call.most.nanos()).arg(call.before.nanos());
-        script.arg(limits.budget_money().map_or(String::new(), |budget| budget.nanos().to_string()));
-        for charge in charges {
-            script.arg(charge.cost_ms).arg(charge.burst_ms);
-        }
-        match self.invoke::<i64>(&script).await? {
-            0 => Ok(Turn::Now),
-            -1 => Ok(Turn::Lost),
-            -2 => Ok(Turn::Halted),
-            -3 => Ok(Turn::OverBudget),
-            wait_ms => u64::try_from(wait_ms)
-                .map(|ms| Turn::After(Duration::from_millis(ms)))
-                .map_err(|_| LedgerError::Unreadable { what: "pace" }),
-        }
     }
 
     /// Why the ledger's scan is not the caller's.
@@ -295,22 +269,39 @@ impl Ledger for RedisLedger {
         self.connection.run(|mut manager| async move { manager.hlen(key).await }).await
     }
 
-    async fn reserve_call(
-        &self,
-        claim: (IdHash, &ClaimToken),
-        call: &Call,
-        limits: &Limits,
-    ) -> Result<Turn, LedgerError> {
-        self.turn(claim, call, limits, &charges(limits, call.tokens)).await
-    }
-
     async fn begin_call(
         &self,
-        claim: (IdHash, &ClaimToken),
+        (product, token): (IdHash, &ClaimToken),
         call: &Call,
         limits: &Limits,
     ) -> Result<Turn, LedgerError> {
-        self.turn(claim, call, limits, &[]).await
+        let mut script = self.scripts.begin_call.prepare_invoke();
+        script.key(&self.keys.pace).key(&self.keys.claims).key(&self.keys.run);
+        script.arg(product.as_bytes()).arg(token).arg(call.number);
+        script.arg(call.most.nanos()).arg(call.before.nanos());
+        script.arg(limits.budget_money().map_or(String::new(), |budget| budget.nanos().to_string()));
+        match self.invoke::<i64>(&script).await? {
+            0 => Ok(Turn::Now),
+            -1 => Ok(Turn::Lost),
+            -2 => Ok(Turn::Halted),
+            -3 => Ok(Turn::OverBudget),
+            wait_ms => u64::try_from(wait_ms)
+                .map(|ms| Turn::After(Duration::from_millis(ms)))
+                .map_err(|_| LedgerError::Unreadable { what: "call" }),
+        }
+    }
+
+    async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError> {
+        let mut script = self.scripts.permits.prepare_invoke();
+        script.key(&self.keys.pace).arg(ask.lane).arg(ask.calls).arg(ask.made);
+        for Bucket { name, call_ms, burst_ms, owed_ms } in ask.buckets {
+            script.arg(name).arg(call_ms).arg(burst_ms).arg(owed_ms);
+        }
+        permits(&self.invoke::<Vec<i64>>(&script).await?)
+    }
+
+    async fn refused(&self, lane: &str, wait: Duration, made: u32) -> Result<(), LedgerError> {
+        self.invoke(self.scripts.refused.key(&self.keys.pace).arg(lane).arg(ms(wait)).arg(made)).await
     }
 
     async fn halt(&self, halt: &Halt) -> Result<(), LedgerError> {
@@ -325,10 +316,6 @@ impl Ledger for RedisLedger {
 
     async fn spent_at_least(&self, spent: Money) -> Result<(), LedgerError> {
         self.invoke(self.scripts.spent_at_least.key(&self.keys.pace).arg(spent.nanos())).await
-    }
-
-    async fn pause(&self, duration: Duration) -> Result<(), LedgerError> {
-        self.invoke(self.scripts.pause.key(&self.keys.pace).arg(ms(duration))).await
     }
 
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError> {

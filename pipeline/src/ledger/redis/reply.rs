@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    ledger::LedgerError,
+    ledger::{LedgerError, Permits},
     message::{Outcome, Spent},
 };
 
@@ -38,4 +38,22 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(
     text: &str,
 ) -> Result<T, LedgerError> {
     serde_json::from_str(text).map_err(|_| LedgerError::Unreadable { what })
+}
+
+/// What `permits.lua` gives; times in microseconds.
+#[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
+pub(super) fn permits(reply: &[i64]) -> Result<Permits, LedgerError> {
+    let unreadable = LedgerError::Unreadable { what: "place" };
+    match *reply {
+        [0] => Ok(Permits::Free),
+        [-1, wait] => {
+            u64::try_from(wait).map(|wait| Permits::After(Duration::from_micros(wait))).map_err(|_| unreadable)
+        }
+        [count, first, spacing] => Ok(Permits::Places {
+            count: u32::try_from(count).map_err(|_| unreadable)?,
+            first_ms: first as f64 / 1_000.0,
+            spacing_ms: spacing as f64 / 1_000.0,
+        }),
+        _ => Err(unreadable),
+    }
 }

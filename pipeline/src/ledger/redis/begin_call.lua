@@ -1,0 +1,33 @@
+-- Notes that a call of a claimed product begins, and holds what it can cost. KEYS: pace, claims, run. ARGV: product, token,
+-- number of the call under this claim, billionths of a dollar it can cost, what the call before it has cost, the budget
+-- ('': none).
+-- Returns 0 where the call may begin; else after how many ms to ask again; -1 where the claim is somebody else's or gone,
+-- -2 where the run has paused by itself, -3 where the budget has no room for the call, whatever the calls under way turn
+-- out to cost.
+local BUDGET_POLL_MS = 250
+local held = redis.call('HGET', KEYS[2], ARGV[1])
+local head, begun, hold, token
+if held then head, begun, hold, token = held:match('^(%d+ %d+ %d+) (%d+) (%d+) (.*)$') end
+if token ~= ARGV[2] then return -1 end
+begun, hold = tonumber(begun), tonumber(hold)
+local is_new = begun < tonumber(ARGV[3])
+if is_new and hold > 0 then
+    -- The call before has ended: what it held is free, for this one and for others.
+    redis.call('HINCRBY', KEYS[1], 'held', -hold)
+    redis.call('HINCRBY', KEYS[1], 'spent', ARGV[5])
+    hold = 0
+    redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d 0 %s', head, begun, token))
+end
+if redis.call('HEXISTS', KEYS[3], 'halt') == 1 then return -2 end
+if is_new then
+    local most = tonumber(ARGV[4])
+    if ARGV[6] ~= '' then
+        local money = redis.call('HMGET', KEYS[1], 'spent', 'held')
+        local room = ARGV[6] - (tonumber(money[1]) or 0) - most
+        if room < 0 then return -3 end
+        if room < (tonumber(money[2]) or 0) then return BUDGET_POLL_MS end
+    end
+    if most > 0 then redis.call('HINCRBY', KEYS[1], 'held', ARGV[4]) end
+    redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d %d %s', head, ARGV[3], most, token))
+end
+return 0
