@@ -1,0 +1,59 @@
+-- Gives places for calls (see pace.rs, which is the same in Rust). KEYS: pace. ARGV: lane, places wanted, calls made without
+-- one, then for each limit: name, ms a call, burst in ms, ms owed.
+-- Returns {0} where nothing limits; {-1, us} where to ask again after so long; else {places, us until the first, us between}.
+local HORIZON, IDLE, ASK_AGAIN, BACK_TO, GROWTH, CALLS_PER_SECOND, FORGOTTEN = 250, 5000, 2500, 0.95, 0.005, 4, 60
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+local lane = 'lane:' .. ARGV[1] .. ':'
+local function stored(name) return tonumber(redis.call('HGET', KEYS[1], name) or '0') end
+local function store(name, value) redis.call('HSET', KEYS[1], name, string.format('%.6f', value)) end
+local known = redis.call('HMGET', KEYS[1], lane .. 'paused', lane .. 'asked', lane .. 'calls', lane .. 'learned', lane .. 'over')
+local paused, asked, calls = tonumber(known[1] or '0'), tonumber(known[2] or '0'), tonumber(known[3] or '0')
+local learned, over = tonumber(known[4] or ''), tonumber(known[5] or '')
+
+if now - math.max(asked, paused) > IDLE then
+    store(lane .. 'since', now)
+    calls = 0
+end
+store(lane .. 'asked', now)
+if learned and now < paused then
+    store(lane .. 'learned', learned + ARGV[3])
+else
+    calls = calls + ARGV[3]
+end
+store(lane .. 'calls', calls)
+for i = 4, #ARGV, 4 do
+    if tonumber(ARGV[i + 3]) ~= 0 then
+        local name = 'bucket:' .. ARGV[i]
+        store(name, math.max(stored(name), now - ARGV[i + 2]) + ARGV[i + 3])
+    end
+end
+if now < paused then return {-1, math.ceil(math.max(paused - now, 1) * 1000)} end
+
+local buckets = {}
+if learned then
+    local seconds = math.max(math.min((now - paused) / 1000, calls / CALLS_PER_SECOND), 0)
+    if seconds > FORGOTTEN then
+        redis.call('HDEL', KEYS[1], lane .. 'learned')
+    else
+        local per_ms = BACK_TO * math.max(learned, 0.5) / over * math.exp(GROWTH * seconds * seconds)
+        table.insert(buckets, {name = lane .. 'bucket', call = 1 / per_ms, burst = 0})
+    end
+end
+for i = 4, #ARGV, 4 do
+    if tonumber(ARGV[i + 1]) > 0 then
+        table.insert(buckets, {name = 'bucket:' .. ARGV[i], call = tonumber(ARGV[i + 1]), burst = tonumber(ARGV[i + 2])})
+    end
+end
+if #buckets == 0 then return {0} end
+local first, spacing = 0, 0
+for _, bucket in ipairs(buckets) do
+    bucket.arrival = math.max(stored(bucket.name), now - bucket.burst)
+    first, spacing = math.max(first, bucket.arrival), math.max(spacing, bucket.call)
+end
+local ahead = first - now - HORIZON
+if ahead > 0 then return {-1, math.ceil(math.min(math.max(ahead, 1), ASK_AGAIN) * 1000)} end
+local count = math.min(math.max(tonumber(ARGV[2]), 1), math.floor(-ahead / spacing) + 1)
+for _, bucket in ipairs(buckets) do store(bucket.name, bucket.arrival + count * bucket.call) end
+store(lane .. 'calls', calls + count)
+return {count, math.floor((first - now) * 1000), math.ceil(spacing * 1000)}

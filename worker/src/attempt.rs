@@ -1,0 +1,262 @@
+//! One call: which way it takes, what it asks, when it may begin, and what is learned from how it ends.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::value::RawValue;
+use shelfmill_pipeline::{
+    failure::FailureClass,
+    job::{Job, OnOverflow},
+    message::Task,
+    money::Money,
+    shutdown::Stopper,
+};
+use tokio::time::Instant;
+
+use crate::{
+    analysis::{Analyst, Services, Verdict, waited},
+    answer::Answer,
+    conversation::Conversation,
+    estimate::Estimate,
+    model::{CallFailure, Sent},
+    routes::{Choice, Pass, Place, Route, Routes, When, is_outage},
+};
+
+/// A task that has waited so long for its turn is given back: its place is for those whose turn comes.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// The longest way to come back.
+const LATER: Duration = Duration::from_secs(600);
+
+/// How a task goes from one way to the model to another.
+pub(crate) struct Path<'a> {
+    routes: &'a Routes,
+    /// The one that has just failed.
+    not_this: Option<usize>,
+    /// Endpoints whose window is too small for the question.
+    too_small: Vec<String>,
+    /// Failures that may be taken for the servers', and not for the question's.
+    turns_left: usize,
+    waits_since: Option<Instant>,
+}
+
+impl<'a> Path<'a> {
+    pub(crate) const fn new(routes: &'a Routes) -> Self {
+        let turns_left = routes.count() - 1;
+        Self { routes, not_this: None, too_small: Vec::new(), turns_left, waits_since: None }
+    }
+
+    /// The server seems to be down: whether the question goes to another one, which costs the product no attempt.
+    pub(crate) fn turns_from(&mut self, route: &Route) -> bool {
+        self.not_this = Some(route.index);
+        let turns = self.turns_left > 0 && self.routes.has_other_than(route.index);
+        self.turns_left -= usize::from(turns);
+        turns
+    }
+
+    /// The question is too long here: whether it may be asked elsewhere.
+    pub(crate) fn leads_on(&mut self, job: &Job, route: &Route) -> bool {
+        self.too_small.push(route.server.at().name.clone());
+        job.llm.on_overflow == OnOverflow::Fallback
+            && self.routes.iter().any(|route| !self.too_small.contains(&route.server.at().name))
+    }
+
+    /// Waits for somebody else's sake; what becomes of the task where that takes too long.
+    async fn wait_until(&mut self, until: Instant, stopper: &Stopper) -> Option<Verdict> {
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        let wait = until.saturating_duration_since(Instant::now());
+        if (since.elapsed() + wait) > PATIENCE {
+            return Some(Verdict::Later(wait.min(LATER)));
+        }
+        (!waited(wait, stopper).await).then_some(Verdict::Later(Duration::ZERO))
+    }
+}
+
+/// What is asked, and where.
+pub(crate) struct Question {
+    pub(crate) route: Arc<Route>,
+    pub(crate) sent: Sent,
+    pass: Pass,
+    estimate: Estimate,
+    ceiling: u64,
+    request: Vec<u8>,
+}
+
+/// Why there is nothing to ask.
+pub(crate) enum NoQuestion {
+    Verdict(Verdict),
+    Failure(CallFailure),
+}
+
+impl Question {
+    /// Tokens the call will probably take, read and written.
+    const fn tokens(&self) -> u64 {
+        self.estimate.tokens + self.ceiling
+    }
+
+    /// What it can cost: no token is shorter than a byte.
+    pub(crate) fn most(&self) -> Money {
+        let cost = self.cost(self.request.len() as u64, self.ceiling);
+        Money::from_usd(cost.unwrap_or(0.0))
+    }
+
+    fn cost(&self, prompt_tokens: u64, completion_tokens: u64) -> Option<f64> {
+        self.route.server.at().prices.map(|prices| prices.cost_usd(prompt_tokens, completion_tokens))
+    }
+}
+
+impl Analyst {
+    /// The question as it stands, for the way that it is to take.
+    pub(crate) async fn question(
+        &self,
+        conversation: &mut Conversation,
+        task: &Task,
+        path: &mut Path<'_>,
+        stopper: &Stopper,
+    ) -> Result<Question, NoQuestion> {
+        let job = self.job();
+        let mut too_long = None;
+        loop {
+            let suits = |route: &Route| !path.too_small.contains(&route.server.at().name);
+            let (route, pass) = match self.routes.choose(suits, path.not_this) {
+                Choice::Go(route, pass) => (route, pass),
+                Choice::Closed(halt) => return Err(NoQuestion::Verdict(Verdict::Halted(Some(halt)))),
+                Choice::NotBefore(until) => match path.wait_until(until, stopper).await {
+                    None => continue,
+                    Some(verdict) => return Err(NoQuestion::Verdict(verdict)),
+                },
+                Choice::NoneSuits => {
+                    let nowhere = || {
+                        let message = "no endpoint is left that could take it".to_owned();
+                        CallFailure::new(FailureClass::ContextTooLong, message)
+                    };
+                    return Err(NoQuestion::Failure(too_long.unwrap_or_else(nowhere)));
+                }
+            };
+            let server = &route.server;
+            let sent = server.endpoint.dialect.sent();
+            let window = (server.at().context_window, &server.estimator);
+            let estimate = match conversation.fit(job, &self.prompt, task, window, sent.structured) {
+                Ok(estimate) => estimate,
+                Err(failure)
+                    if failure.class == FailureClass::ContextTooLong && path.leads_on(job, &route) =>
+                {
+                    too_long = Some(failure);
+                    continue;
+                }
+                Err(failure) => return Err(NoQuestion::Failure(failure)),
+            };
+            let messages = conversation.messages(sent.structured, &job.output.schema);
+            let request = server
+                .endpoint
+                .request(&messages, conversation.ceiling, sent)
+                .map_err(|error| CallFailure::new(FailureClass::Unpromptable, error.to_string()))
+                .map_err(NoQuestion::Failure)?;
+            let ceiling = u64::from(conversation.ceiling);
+            return Ok(Question { route, sent, pass, estimate, ceiling, request });
+        }
+    }
+
+    /// Waits until the question may be asked: `Err(None)` where it had better take another way by now.
+    pub(crate) async fn place(
+        &self,
+        question: &Question,
+        path: &mut Path<'_>,
+        services: Services<'_>,
+    ) -> anyhow::Result<Result<Place, Option<Verdict>>> {
+        let route = &question.route;
+        loop {
+            let place = tokio::select! {
+                place = route.gate.enter() => place,
+                () = services.stopper.stopped() => return Ok(Err(Some(Verdict::Later(Duration::ZERO)))),
+            };
+            if !route.breaker.holds(question.pass, Instant::now()) || route.is_closed() {
+                return Ok(Err(None));
+            }
+            match route.lane.place(question.tokens(), services.ledger).await? {
+                When::At(start) => {
+                    let wait = start.saturating_duration_since(Instant::now());
+                    if !waited(wait, services.stopper).await {
+                        return Ok(Err(Some(Verdict::Later(Duration::ZERO))));
+                    }
+                    path.waits_since = None;
+                    return Ok(Ok(place));
+                }
+                When::NotBefore(until) => {
+                    drop(place);
+                    if self.routes.count() > 1 {
+                        return Ok(Err(None));
+                    }
+                    if let Some(verdict) = path.wait_until(until, services.stopper).await {
+                        return Ok(Err(Some(verdict)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks, and learns; how long it took.
+    pub(crate) async fn call(
+        &self,
+        question: &Question,
+        task: &mut Task,
+        services: Services<'_>,
+    ) -> (Result<(Box<RawValue>, String), CallFailure>, Duration) {
+        let Question { route, request, .. } = question;
+        let started = Instant::now();
+        let way = (&route.server.endpoint, &route.key);
+        let number = task.spent.calls;
+        let reply = services.model.call(way, request, &task.id, number, self.job().timeout()).await;
+        let latency = started.elapsed();
+        route.lane.told(&reply.hints, question.tokens());
+        let answer = reply.body.and_then(|body| self.check(task, question, &body));
+        learn(route, &answer);
+        (answer, latency)
+    }
+
+    /// The analysis and the model's name, if the answer is one.
+    fn check(
+        &self,
+        task: &mut Task,
+        question: &Question,
+        reply: &[u8],
+    ) -> Result<(Box<RawValue>, String), CallFailure> {
+        let server = &question.route.server;
+        let answer = Answer::parse(reply)?;
+        if let Some(usage) = answer.usage {
+            server.estimator.observe(question.estimate, usage.prompt_tokens);
+            let taken = usage.prompt_tokens.saturating_add(usage.completion_tokens);
+            question.route.lane.settle(question.tokens(), taken);
+        }
+        let usage = answer.usage.unwrap_or_default();
+        let spent = &mut task.spent;
+        spent.prompt_tokens = spent.prompt_tokens.saturating_add(usage.prompt_tokens);
+        spent.completion_tokens = spent.completion_tokens.saturating_add(usage.completion_tokens);
+        match question.cost(usage.prompt_tokens, usage.completion_tokens) {
+            Some(usd) if answer.usage.is_some() => {
+                spent.cost_nano_usd = spent.cost_nano_usd.plus(Money::from_usd(usd));
+            }
+            _ => spent.has_unpriced = true,
+        }
+        let model = answer.model.clone().unwrap_or_else(|| server.at().model.clone());
+        let analysis = answer.analysis(&self.schema)?;
+        Ok((analysis, model))
+    }
+}
+
+/// What a call says of the way it took.
+fn learn<T>(route: &Route, answer: &Result<T, CallFailure>) {
+    let failure = answer.as_ref().err();
+    let class = failure.map(|failure| failure.class);
+    match (class, failure) {
+        (Some(class), Some(failure)) if is_outage(class) => route.breaker.failed(&failure.message),
+        _ => route.breaker.answered(),
+    }
+    match class {
+        Some(FailureClass::RateLimited) => route.gate.refused(),
+        Some(FailureClass::Timeout) => route.gate.bad(),
+        _ if failure.is_some_and(|failure| failure.is_overload) => route.gate.bad(),
+        _ => route.gate.good(),
+    }
+    if class.is_none() {
+        route.answered();
+    }
+}

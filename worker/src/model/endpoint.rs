@@ -1,0 +1,100 @@
+//! Where requests go, and what they look like.
+
+use serde::Serialize;
+use serde_json::{Map, Value, value::RawValue};
+use shelfmill_pipeline::job::{AnswerSchema, Job, Message, ModelEndpoint, Structured};
+use url::Url;
+
+use super::{Dialect, Sent};
+use crate::{OPENAI_BASE_URL, check_base_url};
+
+/// Where requests go, and the parts that are the same in all of them.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    at: ModelEndpoint,
+    url: Url,
+    temperature: Option<f64>,
+    pub(crate) dialect: Dialect,
+    json_schema: Box<RawValue>,
+    json_object: Box<RawValue>,
+    extra: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    model: &'a str,
+    messages: &'a [Message],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<&'a RawValue>,
+    #[serde(flatten)]
+    extra: &'a Map<String, Value>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(at: ModelEndpoint, job: &Job) -> anyhow::Result<Self> {
+        let base = at.base_url.as_deref().unwrap_or(OPENAI_BASE_URL);
+        let mut url = check_base_url(base)?;
+        let path = format!("{}/chat/completions", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        let schema = &job.output.schema;
+        let json_schema = serde_json::value::to_raw_value(&serde_json::json!({
+            "type": "json_schema",
+            "json_schema": {"name": "product_analysis", "strict": AnswerSchema::is_strict(schema), "schema": schema}
+        }))?;
+        let is_openai = url.host_str().is_some_and(|host| host.ends_with("openai.com"));
+        Ok(Self {
+            dialect: Dialect::new(job.llm.structured, is_openai),
+            at,
+            url,
+            temperature: job.llm.temperature,
+            json_schema,
+            json_object: serde_json::value::to_raw_value(&serde_json::json!({"type": "json_object"}))?,
+            extra: job.llm.extra.clone(),
+        })
+    }
+
+    /// What the job says of it.
+    pub(crate) const fn at(&self) -> &ModelEndpoint {
+        &self.at
+    }
+
+    pub(super) fn url(&self) -> Url {
+        self.url.clone()
+    }
+
+    /// The server's name.
+    pub(crate) fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
+    /// Whether this is OpenAI itself, which answers nobody without a key.
+    pub(crate) fn is_openai(&self) -> bool {
+        self.url.host_str().is_some_and(|host| host == "openai.com" || host.ends_with(".openai.com"))
+    }
+
+    /// The body of a request, for an answer of at most so many tokens.
+    pub(crate) fn request(&self, messages: &[Message], ceiling: u32, sent: Sent) -> anyhow::Result<Vec<u8>> {
+        let ceiling = Some(ceiling);
+        let (max_tokens, max_completion_tokens) =
+            if sent.has_new_token_field { (None, ceiling) } else { (ceiling, None) };
+        Ok(serde_json::to_vec(&Request {
+            model: &self.at.model,
+            messages,
+            temperature: self.temperature,
+            max_tokens,
+            max_completion_tokens,
+            response_format: match sent.structured {
+                Structured::JsonSchema | Structured::Auto => Some(&self.json_schema),
+                Structured::JsonObject => Some(&self.json_object),
+                Structured::None => None,
+            },
+            extra: &self.extra,
+        })?)
+    }
+}

@@ -1,0 +1,243 @@
+//! How many calls a worker has under way at one provider: as many as are good for it, and never more than allowed.
+//!
+//! It begins with few and doubles quickly, since most servers bear what they were given a ceiling for. From the first sign
+//! that one does not, it is additive increase and multiplicative decrease: a third less when calls are refused for their
+//! rate, or when more than a tenth of them time out or meet an overloaded server; one more for each round of good answers
+//! that found all places taken.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+/// Places in the beginning.
+const FIRST_PLACES: usize = 32;
+/// They are doubled so often, as long as nothing speaks against it.
+const DOUBLED_EVERY: Duration = Duration::from_millis(25);
+/// After a decrease, the calls that were under way tell nothing new for so long.
+const SETTLES_IN: Duration = Duration::from_secs(1);
+/// Of so many calls in a window one may go wrong.
+const BAD_OF: u32 = 10;
+
+pub(crate) struct Gate {
+    places: Arc<Semaphore>,
+    ceiling: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    limit: usize,
+    /// Places to be taken back when they become free.
+    owed: usize,
+    is_starting: bool,
+    grown_at: Instant,
+    /// Good answers that found all places taken, since the last increase.
+    credit: usize,
+    window_from: Instant,
+    good: u32,
+    bad: u32,
+}
+
+/// A call's place; free again when it is dropped.
+pub(crate) struct Place(Arc<Gate>);
+
+impl Gate {
+    pub(crate) fn new(ceiling: usize) -> Arc<Self> {
+        let limit = ceiling.clamp(1, FIRST_PLACES);
+        let now = Instant::now();
+        let state = State {
+            limit,
+            owed: 0,
+            is_starting: true,
+            grown_at: now,
+            credit: 0,
+            window_from: now,
+            good: 0,
+            bad: 0,
+        };
+        Arc::new(Self { places: Arc::new(Semaphore::new(limit)), ceiling: ceiling.max(1), state: Mutex::new(state) })
+    }
+
+    /// How many calls may be under way.
+    pub(crate) fn limit(&self) -> usize {
+        self.state().limit
+    }
+
+    /// Whether a call need not wait for a place.
+    pub(crate) fn has_room(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
+    /// A place, when there is one.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Place {
+        loop {
+            let until = self.grows_at();
+            let place = match until {
+                Some(until) => timeout_at(until, self.places.acquire()).await.ok(),
+                None => Some(self.places.acquire().await),
+            };
+            if let Some(Ok(place)) = place {
+                // Given back by hand: it may be one that is taken away.
+                place.forget();
+                return Place(Arc::clone(self));
+            }
+            self.double();
+        }
+    }
+
+    /// When the places are doubled, if they are.
+    fn grows_at(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.is_starting && state.limit < self.ceiling).then(|| state.grown_at + DOUBLED_EVERY)
+    }
+
+    fn double(&self) {
+        let mut state = self.state();
+        if state.is_starting && state.grown_at.elapsed() >= DOUBLED_EVERY {
+            state.grown_at = Instant::now();
+            let more = state.limit.min(self.ceiling - state.limit);
+            state.limit += more;
+            self.places.add_permits(more);
+        }
+    }
+
+    /// The server bore this call.
+    pub(crate) fn good(&self) {
+        let mut state = self.state();
+        state.good += 1;
+        if state.is_starting || state.limit >= self.ceiling || self.has_room() {
+            return;
+        }
+        state.credit += 1;
+        if state.credit >= state.limit {
+            state.credit = 0;
+            state.limit += 1;
+            match state.owed {
+                0 => self.places.add_permits(1),
+                _ => state.owed -= 1,
+            }
+        }
+    }
+
+    /// It timed out, or met an overloaded server.
+    pub(crate) fn bad(&self) {
+        let mut state = self.state();
+        if state.window_from.elapsed() > SETTLES_IN {
+            (state.window_from, state.good, state.bad) = (Instant::now(), state.good.min(BAD_OF), 0);
+        }
+        state.bad += 1;
+        if state.bad * BAD_OF > state.good + state.bad {
+            self.shrink(&mut state);
+        }
+    }
+
+    /// It was refused for its rate.
+    pub(crate) fn refused(&self) {
+        self.shrink(&mut self.state());
+    }
+
+    fn shrink(&self, state: &mut State) {
+        let now = Instant::now();
+        if !state.is_starting && now.duration_since(state.grown_at) < SETTLES_IN {
+            return;
+        }
+        (state.is_starting, state.grown_at, state.credit) = (false, now, 0);
+        (state.window_from, state.good, state.bad) = (now, 0, 0);
+        let fewer = state.limit - (state.limit * 2).div_ceil(3).min(state.limit);
+        state.limit -= fewer;
+        state.owed += fewer - self.places.forget_permits(fewer);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        match state.owed {
+            0 => self.0.places.add_permits(1),
+            _ => state.owed -= 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn enter(gate: &Arc<Gate>, count: usize) -> Vec<Place> {
+        let mut places = Vec::new();
+        for _ in 0..count {
+            places.push(gate.enter().await);
+        }
+        places
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_begins_with_few_and_is_at_its_ceiling_soon() {
+        let gate = Gate::new(500);
+        assert_eq!(gate.limit(), 32);
+        let began = Instant::now();
+        let _places = enter(&gate, 500).await;
+        assert!(began.elapsed() <= DOUBLED_EVERY * 5, "{:?}", began.elapsed());
+        assert_eq!((gate.limit(), gate.has_room()), (500, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_takes_a_third_once_a_second_and_answers_give_it_back() {
+        let gate = Gate::new(100);
+        let mut places = enter(&gate, 100).await;
+        for _ in 0..50 {
+            gate.refused();
+        }
+        assert_eq!(gate.limit(), 67);
+        places.truncate(67);
+        assert!(!gate.has_room(), "those that end give their places back for good");
+        for _ in 0..67 + 68 {
+            gate.good();
+        }
+        assert_eq!(gate.limit(), 69);
+        assert_eq!(enter(&gate, 2).await.len(), 2);
+        tokio::time::advance(SETTLES_IN * 2).await;
+        gate.refused();
+        assert_eq!(gate.limit(), 46);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_that_nobody_needs_are_not_made() {
+        let gate = Gate::new(100);
+        gate.refused();
+        let limit = gate.limit();
+        for _ in 0..1_000 {
+            gate.good();
+        }
+        assert_eq!(gate.limit(), limit);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_timeouts_are_no_overload_and_many_are() {
+        let gate = Gate::new(32);
+        for _ in 0..20 {
+            (0..30).for_each(|_| gate.good());
+            gate.bad();
+        }
+        assert_eq!(gate.limit(), 32);
+        for _ in 0..200 {
+            gate.bad();
+        }
+        assert!(gate.limit() < 32, "{}", gate.limit());
+        for _ in 0..100 {
+            tokio::time::advance(SETTLES_IN * 2).await;
+            gate.bad();
+        }
+        assert_eq!(gate.limit(), 1, "and never none");
+    }
+}
