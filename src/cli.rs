@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use secrecy::SecretString;
-use shelfmill_pipeline::failure::FailureClass;
+use shelfmill_pipeline::{failure::FailureClass, job::Percentile};
 use shelfmill_producer::input::Format;
 
 const AFTER_HELP: &str = "\
@@ -215,6 +215,10 @@ pub(crate) struct JobArgs {
     /// Pause when more than this share of the latest products (at least 50) failed; 1 never does [default: as the job says, else 0.5].
     #[arg(long, value_name = "SHARE", env = "SHELFMILL_ABORT_FAILURE_RATE", value_parser = share, help_heading = "Job")]
     pub(crate) abort_failure_rate: Option<f64>,
+    /// Make a second call beside one that takes longer than this share of calls, such as p99; the first good answer
+    /// counts, and both cost [default: as the job says, else never].
+    #[arg(long, value_name = "PERCENTILE", env = "SHELFMILL_HEDGE_AFTER", help_heading = "Job")]
+    pub(crate) hedge_after: Option<Percentile>,
     /// Go on with a run although its prompt, schema or model has changed; what is done stays as it is.
     #[arg(long, env = "SHELFMILL_ACCEPT_CHANGED_JOB", help_heading = "Job")]
     pub(crate) accept_changed_job: bool,

@@ -45,6 +45,9 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
     if let Some(rate) = args.abort_failure_rate {
         job.limits.abort_failure_rate = rate;
     }
+    if let Some(percentile) = args.hedge_after {
+        job.limits.hedge_after = Some(percentile);
+    }
     if let (Some(_), Some(endpoint)) =
         (job.limits.budget, job.llm.endpoints().iter().find(|endpoint| endpoint.prices.is_none()))
     {
@@ -69,7 +72,6 @@ pub(crate) fn names_a_model(job: &Job) -> bool {
 fn refuse_what_is_to_come(job: &Job) -> Result<(), Usage> {
     let asked = [
         (job.llm.images.is_some(), "[llm.images]"),
-        (job.limits.hedge_after.is_some(), "limits.hedge_after"),
         (job.limits.dedupe_prompts, "limits.dedupe_prompts"),
     ];
     match asked.iter().find(|(is_asked, _)| *is_asked) {

@@ -77,6 +77,16 @@ impl Spent {
         self.calls.saturating_add(self.repeated_calls)
     }
 
+    /// With what else was spent.
+    pub const fn add(&mut self, more: &Self) {
+        self.calls = self.calls.saturating_add(more.calls);
+        self.prompt_tokens = self.prompt_tokens.saturating_add(more.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(more.completion_tokens);
+        self.repeated_calls = self.repeated_calls.saturating_add(more.repeated_calls);
+        self.cost_nano_usd = self.cost_nano_usd.plus(more.cost_nano_usd);
+        self.has_unpriced |= more.has_unpriced;
+    }
+
     /// What was spent in US dollars; `None` where that is not known of all of it.
     #[must_use]
     pub fn cost_usd(&self) -> Option<f64> {

@@ -90,7 +90,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
         ledger
             .begin_call(
                 (open, "worker"),
-                &Call { number: 1, most: Money::ZERO, before: Money::ZERO },
+                &Call { number: 1, most: Money::ZERO, before: Money::ZERO, is_beside: false },
                 &limits,
             )
             .await,

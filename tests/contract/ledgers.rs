@@ -66,7 +66,7 @@ fn hash(id: &str) -> IdHash {
 
 /// A call that costs nothing.
 fn nth_call(number: u32) -> Call {
-    Call { number, most: Money::ZERO, before: Money::ZERO }
+    Call { number, most: Money::ZERO, before: Money::ZERO, is_beside: false }
 }
 
 fn mark(size_bytes: u64) -> JournalMark {
@@ -243,7 +243,7 @@ async fn a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again(ledger: 
 async fn calls_hold_what_they_can_cost_and_never_exceed_the_budget(ledger: &dyn Ledger) {
     let limits = Limits { budget: Some(1.0), ..Limits::default() };
     let turn = async |id: &str, number, usd| {
-        let call = Call { number, most: Money::from_usd(usd), before: Money::ZERO };
+        let call = Call { number, most: Money::from_usd(usd), before: Money::ZERO, is_beside: false };
         ledger.claim(hash(id), "one", LEASE).await.unwrap();
         ledger.begin_call((hash(id), "one"), &call, &limits).await.unwrap()
     };
@@ -273,7 +273,7 @@ async fn a_call_that_has_ended_holds_nothing(ledger: &dyn Ledger) {
     let turn = async |id: &str, number, before| {
         let [most, before] = [0.6, before].map(Money::from_usd);
         ledger.claim(hash(id), "one", LEASE).await.unwrap();
-        let call = Call { number, most, before };
+        let call = Call { number, most, before, is_beside: false };
         ledger.begin_call((hash(id), "one"), &call, &limits).await.unwrap()
     };
     assert_eq!(turn("a", 1, 0.0).await, Turn::Now);
@@ -406,7 +406,7 @@ async fn an_answer_that_comes_late_is_told_of_what_was_spent_by_others_that_have
 async fn what_a_claim_that_ran_out_had_held_counts_as_spent() {
     let ledger = in_redis(&fresh_run("lost-money"));
     let limits = Limits { budget: Some(1.0), ..Limits::default() };
-    let call = |usd| Call { number: 1, most: Money::from_usd(usd), before: Money::ZERO };
+    let call = |usd| Call { number: 1, most: Money::from_usd(usd), before: Money::ZERO, is_beside: false };
     let (product, other) = (hash("a"), hash("b"));
     ledger.claim(product, "one", LEASE).await.unwrap();
     assert_eq!(ledger.begin_call((product, "one"), &call(0.6), &limits).await.unwrap(), Turn::Now);

@@ -22,8 +22,9 @@ use shelfmill_pipeline::{
 
 use crate::{
     WorkerConfig,
-    attempt::{NoQuestion, Path},
+    attempt::{Called, NoQuestion, Path},
     conversation::Conversation,
+    hedge::Second,
     model::{CallFailure, ModelClient},
     routes::{Route, Routes, is_outage},
 };
@@ -154,30 +155,30 @@ impl Analyst {
                 Err(None) => continue,
             };
             number += 1;
-            let most = question.most();
-            let call = Call { number, most, before: account.unknown_to_ledger(task) };
+            let (most, before) = (question.most(), account.unknown_to_ledger(task));
+            let call = Call { number, most, before, is_beside: false };
             if let Some(verdict) = self.begin((task.hash(), token), &call, services).await? {
                 return Ok(verdict);
             }
             account.settle(task);
             crash::point_of(Point::WorkerCalled, &task.id);
             task.spent.calls += 1;
-            let (answer, latency) = self.call(&question, task, services).await;
+            let second = Second { conversation: &mut conversation, token, number: &mut number };
+            let called = self.hedged(&question, task, second, services).await?;
             drop(place);
             crash::point_of(Point::WorkerAnswered, &task.id);
-            let route = &question.route;
+            task.spent.add(&called.bill);
+            account.unseen = called.unseen;
+            let Called { answer, latency, route, sent, .. } = called;
             let failure = match answer {
                 Ok((analysis, model)) => {
-                    let by = AnsweredBy { model, endpoint: self.endpoint_name(route) };
+                    let by = AnsweredBy { model, endpoint: self.endpoint_name(&route) };
                     let outcome = self.signature.completed(task, analysis, by, latency, conversation.shortened);
                     return Ok(Verdict::Outcome(outcome));
                 }
                 Err(failure) => failure,
             };
-            if failure.may_be_billed {
-                account.unseen = most;
-            }
-            if failure.unsupported.is_some_and(|what| route.server.endpoint.dialect.learn(what, question.sent)) {
+            if failure.unsupported.is_some_and(|what| route.server.endpoint.dialect.learn(what, sent)) {
                 continue;
             }
             let asked = failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER));
@@ -191,9 +192,9 @@ impl Analyst {
             } else if !class.spends_attempt() {
                 route.lane.refused(asked.unwrap_or_else(|| backoff(task.spent.calls)), services.ledger).await?;
                 continue;
-            } else if class == FailureClass::ContextTooLong && path.leads_on(job, route) {
+            } else if class == FailureClass::ContextTooLong && path.leads_on(job, &route) {
                 continue;
-            } else if is_outage(class) && path.turns_from(route) {
+            } else if is_outage(class) && path.turns_from(&route) {
                 tracing::debug!(id = ?task.id, %class, reason = failure.message, "goes to another endpoint");
                 continue;
             } else {

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use shelfmill_pipeline::{
     failure::FailureClass,
     job::{Job, OnOverflow},
-    message::Task,
+    message::{Spent, Task},
     money::Money,
     shutdown::Stopper,
 };
@@ -17,7 +17,7 @@ use crate::{
     answer::Answer,
     conversation::Conversation,
     estimate::Estimate,
-    model::{CallFailure, Sent},
+    model::{CallFailure, ModelClient, Sent},
     routes::{Choice, Pass, Place, Route, Routes, When, is_outage},
 };
 
@@ -42,6 +42,11 @@ impl<'a> Path<'a> {
     pub(crate) const fn new(routes: &'a Routes) -> Self {
         let turns_left = routes.count() - 1;
         Self { routes, not_this: None, too_small: Vec::new(), turns_left, waits_since: None }
+    }
+
+    /// For a second call beside one that goes this way: by another, where there is one.
+    pub(crate) fn beside(routes: &'a Routes, route: &Route) -> Self {
+        Self { not_this: Some(route.index), ..Self::new(routes) }
     }
 
     /// The server seems to be down: whether the question goes to another one, which costs the product no attempt.
@@ -73,11 +78,23 @@ impl<'a> Path<'a> {
 /// What is asked, and where.
 pub(crate) struct Question {
     pub(crate) route: Arc<Route>,
-    pub(crate) sent: Sent,
+    sent: Sent,
     pass: Pass,
     estimate: Estimate,
     ceiling: u64,
     request: Vec<u8>,
+}
+
+/// What a call came to.
+pub(crate) struct Called {
+    pub(crate) answer: Result<(Box<RawValue>, String), CallFailure>,
+    pub(crate) latency: Duration,
+    /// What it is known to have cost.
+    pub(crate) bill: Spent,
+    /// What it may have cost beside that.
+    pub(crate) unseen: Money,
+    pub(crate) route: Arc<Route>,
+    pub(crate) sent: Sent,
 }
 
 /// Why there is nothing to ask.
@@ -88,7 +105,7 @@ pub(crate) enum NoQuestion {
 
 impl Question {
     /// Tokens the call will probably take, read and written.
-    const fn tokens(&self) -> u64 {
+    pub(crate) const fn tokens(&self) -> u64 {
         self.estimate.tokens + self.ceiling
     }
 
@@ -193,29 +210,31 @@ impl Analyst {
         }
     }
 
-    /// Asks, and learns; how long it took.
-    pub(crate) async fn call(
-        &self,
-        question: &Question,
-        task: &mut Task,
-        services: Services<'_>,
-    ) -> (Result<(Box<RawValue>, String), CallFailure>, Duration) {
+    /// Asks, and learns.
+    pub(crate) async fn call(&self, question: &Question, id: &str, number: u32, model: &ModelClient) -> Called {
         let Question { route, request, .. } = question;
         let started = Instant::now();
         let way = (&route.server.endpoint, &route.key);
-        let number = task.spent.calls;
-        let reply = services.model.call(way, request, &task.id, number, self.job().timeout()).await;
+        let reply = model.call(way, request, id, number, self.job().timeout()).await;
         let latency = started.elapsed();
         route.lane.told(&reply.hints, question.tokens());
-        let answer = reply.body.and_then(|body| self.check(task, question, &body));
+        let mut bill = Spent::default();
+        let answer = reply.body.and_then(|body| self.check(&mut bill, question, &body));
         learn(route, &answer);
-        (answer, latency)
+        if answer.is_ok() {
+            route.server.latencies.record(latency);
+        }
+        let unseen = match &answer {
+            Err(failure) if failure.may_be_billed => question.most(),
+            _ => Money::ZERO,
+        };
+        Called { answer, latency, bill, unseen, route: Arc::clone(route), sent: question.sent }
     }
 
-    /// The analysis and the model's name, if the answer is one.
+    /// The analysis and the model's name, if the answer is one; in any case, what it cost.
     fn check(
         &self,
-        task: &mut Task,
+        bill: &mut Spent,
         question: &Question,
         reply: &[u8],
     ) -> Result<(Box<RawValue>, String), CallFailure> {
@@ -227,14 +246,10 @@ impl Analyst {
             question.route.lane.settle(question.tokens(), taken);
         }
         let usage = answer.usage.unwrap_or_default();
-        let spent = &mut task.spent;
-        spent.prompt_tokens = spent.prompt_tokens.saturating_add(usage.prompt_tokens);
-        spent.completion_tokens = spent.completion_tokens.saturating_add(usage.completion_tokens);
+        (bill.prompt_tokens, bill.completion_tokens) = (usage.prompt_tokens, usage.completion_tokens);
         match question.cost(usage.prompt_tokens, usage.completion_tokens) {
-            Some(usd) if answer.usage.is_some() => {
-                spent.cost_nano_usd = spent.cost_nano_usd.plus(Money::from_usd(usd));
-            }
-            _ => spent.has_unpriced = true,
+            Some(usd) if answer.usage.is_some() => bill.cost_nano_usd = Money::from_usd(usd),
+            _ => bill.has_unpriced = true,
         }
         let model = answer.model.clone().unwrap_or_else(|| server.at().model.clone());
         let analysis = answer.analysis(&self.schema)?;

@@ -24,6 +24,7 @@ mod answer;
 mod attempt;
 mod conversation;
 mod estimate;
+mod hedge;
 mod lease;
 mod model;
 mod product;

@@ -58,6 +58,8 @@ pub struct Call {
     pub most: Money,
     /// What the one before it under this claim has cost.
     pub before: Money,
+    /// The one before it is still under way, and keeps what it holds: this one is made beside it.
+    pub is_beside: bool,
 }
 
 /// What became of an answer.

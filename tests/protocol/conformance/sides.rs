@@ -33,7 +33,7 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(600);
 /// A call that costs nothing.
 fn nth_call(number: u8) -> NthCall {
-    NthCall { number: number.into(), most: Money::ZERO, before: Money::ZERO }
+    NthCall { number: number.into(), most: Money::ZERO, before: Money::ZERO, is_beside: false }
 }
 
 const REAL_CLASSES: [FailureClass; CLASSES] = [FailureClass::Timeout, FailureClass::Malformed];

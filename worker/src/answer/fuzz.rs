@@ -10,7 +10,7 @@ use shelfmill_pipeline::record::{MAX_ANALYSIS_BYTES, MAX_NESTING, MESSAGE_LIMIT_
 use shelfmill_testing::nearly;
 
 use super::*;
-use crate::model::{headers::LimitHints, refusal};
+use crate::model::{LimitHints, refusal};
 
 const ANALYSIS: &str =
     "{\"category\":\"Kitchen\",\"tags\":[\"tea\",\"ü\"],\"score\":7.5,\"deep\":[[{\"a\":null}]]}";

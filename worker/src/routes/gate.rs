@@ -91,6 +91,12 @@ impl Gate {
         }
     }
 
+    /// A place, if there is one now.
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        self.places.try_acquire().ok()?.forget();
+        Some(Place(Arc::clone(self)))
+    }
+
     /// When the places are doubled, if they are.
     fn grows_at(&self) -> Option<Instant> {
         let state = self.state();
@@ -149,7 +155,7 @@ impl Gate {
         }
         (state.is_starting, state.grown_at, state.credit) = (false, now, 0);
         (state.window_from, state.good, state.bad) = (now, 0, 0);
-        let fewer = state.limit - (state.limit * 2).div_ceil(3).min(state.limit);
+        let fewer = state.limit - (state.limit * 2 / 3).max(1);
         state.limit -= fewer;
         state.owed += fewer - self.places.forget_permits(fewer);
     }
@@ -198,17 +204,17 @@ mod tests {
         for _ in 0..50 {
             gate.refused();
         }
-        assert_eq!(gate.limit(), 67);
-        places.truncate(67);
+        assert_eq!(gate.limit(), 66);
+        places.truncate(66);
         assert!(!gate.has_room(), "those that end give their places back for good");
-        for _ in 0..67 + 68 {
+        for _ in 0..66 + 67 {
             gate.good();
         }
-        assert_eq!(gate.limit(), 69);
+        assert_eq!(gate.limit(), 68);
         assert_eq!(enter(&gate, 2).await.len(), 2);
         tokio::time::advance(SETTLES_IN * 2).await;
         gate.refused();
-        assert_eq!(gate.limit(), 46);
+        assert_eq!(gate.limit(), 45);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::{
     NoKey, WorkerConfig,
     estimate::Estimator,
+    hedge::Latencies,
     model::{CallFailure, Endpoint, Key},
     refusals::Refusals,
 };
@@ -51,6 +52,7 @@ pub(crate) struct Route {
 pub(crate) struct Server {
     pub(crate) endpoint: Endpoint,
     pub(crate) estimator: Estimator,
+    pub(crate) latencies: Latencies,
 }
 
 impl Server {
@@ -92,7 +94,7 @@ impl Routes {
                 keys.push(Key::default());
             }
             let share = f64::from(at.weight) / f64::from(u32::try_from(keys.len())?);
-            let server = Arc::new(Server { endpoint, estimator });
+            let server = Arc::new(Server { endpoint, estimator, latencies: Latencies::new(job.limits.hedge_after)? });
             for (number, key) in keys.into_iter().enumerate() {
                 let name = if number == 0 { at.name.clone() } else { format!("{}#{}", at.name, number + 1) };
                 routes.push(Route {

@@ -304,7 +304,7 @@ impl Ledger for EmbeddedLedger {
             return Ok(Turn::Lost);
         };
         let is_new = held.begun < call.number;
-        if is_new && held.hold > Money::ZERO {
+        if is_new && held.hold > Money::ZERO && !call.is_beside {
             // The call before has ended: what it held is free, for this one and for others.
             inner.money_held = inner.money_held.less(held.hold);
             inner.money_spent = inner.money_spent.plus(call.before);
@@ -327,7 +327,7 @@ impl Ledger for EmbeddedLedger {
                 }
             }
             held.begun = call.number;
-            held.hold = call.most;
+            held.hold = held.hold.plus(call.most);
             inner.money_held = inner.money_held.plus(call.most);
         }
         inner.note_call(&product, call.number);

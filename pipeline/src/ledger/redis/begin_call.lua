@@ -1,6 +1,6 @@
 -- Notes that a call of a claimed product begins, and holds what it can cost. KEYS: pace, claims, run. ARGV: product, token,
 -- number of the call under this claim, billionths of a dollar it can cost, what the call before it has cost, the budget
--- ('': none).
+-- ('': none), '1' where the call before is still under way and keeps what it holds.
 -- Returns 0 where the call may begin; else after how many ms to ask again; -1 where the claim is somebody else's or gone,
 -- -2 where the run has paused by itself, -3 where the budget has no room for the call, whatever the calls under way turn
 -- out to cost.
@@ -11,7 +11,8 @@ if held then head, begun, hold, token = held:match('^(%d+ %d+ %d+) (%d+) (%d+) (
 if token ~= ARGV[2] then return -1 end
 begun, hold = tonumber(begun), tonumber(hold)
 local is_new = begun < tonumber(ARGV[3])
-if is_new and hold > 0 then
+local is_beside = ARGV[7] == '1'
+if is_new and hold > 0 and not is_beside then
     -- The call before has ended: what it held is free, for this one and for others.
     redis.call('HINCRBY', KEYS[1], 'held', -hold)
     redis.call('HINCRBY', KEYS[1], 'spent', ARGV[5])
@@ -28,6 +29,6 @@ if is_new then
         if room < (tonumber(money[2]) or 0) then return BUDGET_POLL_MS end
     end
     if most > 0 then redis.call('HINCRBY', KEYS[1], 'held', ARGV[4]) end
-    redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d %d %s', head, ARGV[3], most, token))
+    redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d %d %s', head, ARGV[3], hold + most, token))
 end
 return 0

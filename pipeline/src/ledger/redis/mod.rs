@@ -280,6 +280,7 @@ impl Ledger for RedisLedger {
         script.arg(product.as_bytes()).arg(token).arg(call.number);
         script.arg(call.most.nanos()).arg(call.before.nanos());
         script.arg(limits.budget_money().map_or(String::new(), |budget| budget.nanos().to_string()));
+        script.arg(if call.is_beside { "1" } else { "" });
         match self.invoke::<i64>(&script).await? {
             0 => Ok(Turn::Now),
             -1 => Ok(Turn::Lost),

@@ -1,0 +1,171 @@
+//! A second call beside one that takes unusually long (`hedge_after`): the first good answer counts.
+//!
+//! Both calls are noted, held in the budget and counted as made; what the one that is given up may have cost counts at its
+//! worst case. A second call is made only where a place is free at once: it must not wait, and nobody should wait for it.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+use shelfmill_pipeline::{
+    job::Percentile,
+    ledger::{Call, ClaimToken, Turn},
+    message::Task,
+    money::Money,
+};
+use tokio::time::Instant;
+
+use crate::{
+    analysis::{Analyst, Services},
+    attempt::{Called, Path, Question},
+    conversation::Conversation,
+    routes::{Place, When},
+};
+
+/// Fewer calls say nothing of a percentile.
+const LEAST_CALLS: u64 = 100;
+/// After so many, what they say is kept and counted anew: servers change.
+const MOST_CALLS: u64 = 2_000;
+/// How long a second call may wait for its place in the pace.
+const SOON: Duration = Duration::from_millis(50);
+
+/// How long the answers of a server take.
+#[derive(Debug)]
+pub(crate) struct Latencies {
+    percentile: Option<Percentile>,
+    seen: Mutex<(Histogram<u64>, Option<Duration>)>,
+}
+
+impl Latencies {
+    /// To know this percentile of; `None`: nobody asks.
+    pub(crate) fn new(percentile: Option<Percentile>) -> anyhow::Result<Self> {
+        Ok(Self { percentile, seen: Mutex::new((Histogram::new(2)?, None)) })
+    }
+
+    pub(crate) fn record(&self, latency: Duration) {
+        let Some(percentile) = self.percentile else { return };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (histogram, known) = &mut *seen;
+        histogram.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        if histogram.len().is_multiple_of(LEAST_CALLS) {
+            *known = Some(Duration::from_micros(histogram.value_at_quantile(percentile.share())));
+        }
+        if histogram.len() >= MOST_CALLS {
+            histogram.reset();
+        }
+    }
+
+    /// The percentile; `None` while it is not known, or nobody asks.
+    fn known(&self) -> Option<Duration> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+}
+
+/// What a second call needs.
+pub(crate) struct Second<'a> {
+    pub(crate) conversation: &'a mut Conversation,
+    pub(crate) token: &'a ClaimToken,
+    /// Of the calls under this claim.
+    pub(crate) number: &'a mut u32,
+}
+
+impl Analyst {
+    /// The call, and a second one beside it where it takes long and the job wants that.
+    pub(crate) async fn hedged(
+        &self,
+        question: &Question,
+        task: &mut Task,
+        second: Second<'_>,
+        services: Services<'_>,
+    ) -> anyhow::Result<Called> {
+        let id = task.id.clone();
+        let first = self.call(question, &id, task.spent.calls, services.model);
+        let Some(usual) = question.route.server.latencies.known() else { return Ok(first.await) };
+        tokio::pin!(first);
+        tokio::select! {
+            called = &mut first => return Ok(called),
+            () = tokio::time::sleep(usual) => {}
+        }
+        let Some((beside, _place)) = self.beside(question, task, second, services).await? else {
+            return Ok(first.await);
+        };
+        task.spent.calls += 1;
+        tracing::debug!(?id, "a second call is made beside one that takes long");
+        let second = self.call(&beside, &id, task.spent.calls, services.model);
+        tokio::pin!(second);
+        let (mut called, is_first) = tokio::select! {
+            called = &mut first => (called, true),
+            called = &mut second => (called, false),
+        };
+        if called.answer.is_ok() {
+            // The other one is given up, and nobody knows what it costs.
+            let given_up = if is_first { &beside } else { question };
+            called.unseen = called.unseen.plus(given_up.most());
+            return Ok(called);
+        }
+        let mut last = if is_first { second.await } else { first.await };
+        last.bill.add(&called.bill);
+        last.unseen = last.unseen.plus(called.unseen);
+        Ok(last)
+    }
+
+    /// A second way for the question, noted with the ledger; none where it would have to wait.
+    async fn beside(
+        &self,
+        question: &Question,
+        task: &Task,
+        second: Second<'_>,
+        services: Services<'_>,
+    ) -> anyhow::Result<Option<(Question, Place)>> {
+        let mut path = Path::beside(&self.routes, &question.route);
+        let Ok(Ok(beside)) = tokio::time::timeout(
+            SOON,
+            self.question(second.conversation, task, &mut path, services.stopper),
+        )
+        .await
+        else {
+            return Ok(None);
+        };
+        let Some(place) = beside.route.gate.try_enter() else { return Ok(None) };
+        match beside.route.lane.place(beside.tokens(), services.ledger).await? {
+            When::At(start) if start <= Instant::now() + SOON => tokio::time::sleep_until(start).await,
+            _ => return Ok(None),
+        }
+        let call = Call {
+            number: *second.number + 1,
+            most: beside.most(),
+            before: Money::ZERO,
+            is_beside: true,
+        };
+        let claim = (task.hash(), second.token);
+        match services.ledger.begin_call(claim, &call, &self.job().limits).await? {
+            Turn::Now => {
+                *second.number += 1;
+                Ok(Some((beside, place)))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_known_after_a_hundred_answers_and_follows_them() {
+        let latencies = Latencies::new(Some("p90".parse().unwrap())).unwrap();
+        for ms in 1..=100 {
+            assert_eq!(latencies.known(), None);
+            latencies.record(Duration::from_millis(ms));
+        }
+        let known = latencies.known().unwrap();
+        assert!((89..=92).contains(&known.as_millis()), "{known:?}");
+        for _ in 0..2 * MOST_CALLS {
+            latencies.record(Duration::from_millis(10));
+        }
+        assert_eq!(latencies.known().unwrap().as_millis(), 10);
+    }
+}
