@@ -95,6 +95,10 @@ fn state(progress: &Progress, elapsed: Duration) -> String {
     if let Some(cost) = vitals.cost_usd.filter(|cost| *cost > 0.0) {
         text += &format!(", ${cost:.2}");
     }
+    // Where servers do not bear what they were meant to get.
+    if let Some(pulse) = progress.pulse.filter(|pulse| pulse.limit < pulse.ceiling) {
+        text += &format!(", {} of {} calls at once", pulse.limit, pulse.ceiling);
+    }
     text
 }
 
@@ -182,7 +186,7 @@ pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path
 
 #[cfg(test)]
 mod tests {
-    use shelfmill_pipeline::ledger::Vitals;
+    use shelfmill_pipeline::ledger::{Pulse, Vitals};
 
     use super::*;
 
@@ -202,5 +206,8 @@ mod tests {
             Progress { expected: Some(229), completed: 63, failed: 2, vitals, ..Progress::default() };
         assert_eq!(state(&progress, Duration::from_secs(150)), "65/229 [02:30<05:28] 0.5/s, 2 failed, $0.13");
         assert_eq!(clock(Duration::from_secs(3750)), "1:02:30");
+        let pulse = Some(Pulse { in_flight: 9, limit: 12, ceiling: 32 });
+        let told = state(&Progress { pulse, ..progress }, Duration::from_secs(150));
+        assert!(told.ends_with("$0.13, 12 of 32 calls at once"), "{told}");
     }
 }

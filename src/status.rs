@@ -8,7 +8,7 @@ use shelfmill_aggregator::{Folder, read_lines, recent_rate};
 use shelfmill_pipeline::{
     broker::{Connect, Depths, RabbitBroker},
     failure::FailureClass,
-    ledger::{Ledger, RedisLedger},
+    ledger::{Ledger, Pulse, RedisLedger},
     record::{FAILURES_FILE, JOURNAL_FILE},
     shutdown::Stopper,
 };
@@ -38,6 +38,8 @@ struct Report {
     queues: Option<Queues>,
     /// `ok`, or why RabbitMQ does not answer; nothing in a run of one process.
     broker: Option<String>,
+    /// Workers that were heard of lately, by name; nothing in a run of one process.
+    workers: Option<BTreeMap<String, Pulse>>,
     /// For how much longer the provider has the fleet pause.
     paused_seconds: Option<f64>,
     /// Why nobody calls, where the run has paused by itself.
@@ -96,6 +98,15 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
     if let (None, Some(trouble)) = (&report.queues, &report.broker) {
         println!("Queues: not known, {trouble}");
     }
+    if let Some(workers) = report.workers.as_ref().filter(|_| !report.complete) {
+        let Pulse { in_flight, limit, ceiling } = Pulse::sum(workers.values());
+        let limited = if limit < ceiling {
+            format!(" (up to {ceiling}, if the model's servers bear it)")
+        } else {
+            String::new()
+        };
+        println!("Workers: {}, with {in_flight} of {limit} calls under way{limited}", workers.len());
+    }
     if let Some(reason) = &report.paused_because {
         println!("Paused: {}", foreign::line(reason));
     }
@@ -112,7 +123,7 @@ async fn of_fleet(run: &str, ledger: &RedisLedger, broker: &RabbitBroker) -> any
         .ok_or_else(|| Usage(format!("there is no run '{run}' in this Redis; start its producer first")))?;
     let progress = ledger.progress().await?;
     let (completed, failed) = progress.done();
-    let paused = ledger.paused_for().await?;
+    let (paused, workers) = (ledger.paused_for().await?, ledger.pulses().await?);
     // The ledger alone knows how far the run is: without RabbitMQ there is still something to tell.
     let looked = broker.look().await;
     let report = Report {
@@ -133,6 +144,7 @@ async fn of_fleet(run: &str, ledger: &RedisLedger, broker: &RabbitBroker) -> any
             outcomes,
             dead,
         }),
+        workers: Some(workers),
         paused_seconds: (!paused.is_zero()).then_some(paused.as_secs_f64()),
         paused_because: progress.halt.as_ref().map(ToString::to_string),
         ..report(run, progress.total(), completed, failed)
@@ -174,6 +186,7 @@ fn report(run: &str, total: Option<u64>, completed: u64, failed: u64) -> Report 
         complete: false,
         queues: None,
         broker: None,
+        workers: None,
         paused_seconds: None,
         paused_because: None,
     }

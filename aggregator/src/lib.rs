@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt;
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
-    ledger::{Ledger, Progress, Vitals},
+    ledger::{Ledger, Progress, Pulse, Vitals},
     message::Outcome,
     shutdown::Stopper,
 };
@@ -117,6 +117,7 @@ pub struct Aggregator {
     standstill: Standstill,
     failing: Failing,
     abort_failure_rate: Option<f64>,
+    pulse: Option<Pulse>,
     /// Since when nothing has changed in a run that has paused by itself.
     halted: Option<Instant>,
     is_complete: bool,
@@ -161,6 +162,7 @@ impl Aggregator {
             standstill: Standstill::new(undertaker),
             failing: Failing::default(),
             abort_failure_rate: None,
+            pulse: None,
             halted: None,
             is_complete: false,
         }))
@@ -334,8 +336,9 @@ impl Aggregator {
             self.reported = Some(Instant::now());
             self.ledger.report(&vitals).await?;
             self.abort_failure_rate = self.ledger.job().await?.map(|job| job.limits.abort_failure_rate);
+            self.pulse = Some(Pulse::sum(self.ledger.pulses().await?.values()));
         }
-        let progress = Progress { vitals: Some(vitals), ..self.ledger.progress().await? };
+        let progress = Progress { vitals: Some(vitals), pulse: self.pulse, ..self.ledger.progress().await? };
         let is_known = self.watch.look(&progress, self.writer.has_lines());
         self.is_complete = match progress.scan {
             Some(scan) if is_known && scan.is_complete() => {

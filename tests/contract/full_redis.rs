@@ -8,7 +8,9 @@ use shelfmill_pipeline::{
     failure::FailureClass,
     identity::IdHash,
     job::{Job, Limits},
-    ledger::{Ask, Call, Claim, Done, JournalMark, Ledger, LedgerError, RedisConfig, RedisLedger, State, Vitals},
+    ledger::{
+        Ask, Call, Claim, Done, JournalMark, Ledger, LedgerError, RedisConfig, RedisLedger, State, Vitals,
+    },
     message::{Outcome, Rejects, Spent},
     money::Money,
     shutdown::Stopper,

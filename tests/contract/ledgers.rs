@@ -214,9 +214,8 @@ async fn products_that_were_never_admitted_can_be_recorded(ledger: &dyn Ledger) 
 }
 
 async fn nobody_calls_without_a_claim(ledger: &dyn Ledger) {
-    let reserve = async |token| {
-        ledger.begin_call((hash("a"), token), &nth_call(1), &Limits::default()).await.unwrap()
-    };
+    let reserve =
+        async |token| ledger.begin_call((hash("a"), token), &nth_call(1), &Limits::default()).await.unwrap();
     assert_eq!(reserve("one").await, Turn::Lost);
     ledger.claim(hash("a"), "one", LEASE).await.unwrap();
     assert_eq!(reserve("two").await, Turn::Lost);

@@ -12,7 +12,7 @@ use shelfmill_pipeline::{
     failure::FailureClass,
     identity::IdHash,
     job::{AnswerSchema, Job, Prompt},
-    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, Turn},
+    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, Pulse, Turn},
     message::{Outcome, Task},
     money::Money,
     record::Failure,
@@ -122,6 +122,13 @@ impl Analyst {
         self.given == *job
     }
 
+    /// What is under way, of so many calls that may be.
+    pub(crate) fn pulse(&self, concurrency: u32) -> Pulse {
+        let (in_flight, limit) = self.routes.under_way();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Pulse { in_flight: count(in_flight), limit: count(limit).min(concurrency), ceiling: concurrency }
+    }
+
     pub(crate) const fn job(&self) -> &Job {
         self.signature.job()
     }
@@ -173,7 +180,8 @@ impl Analyst {
             let failure = match answer {
                 Ok((analysis, model)) => {
                     let by = AnsweredBy { model, endpoint: self.endpoint_name(&route) };
-                    let outcome = self.signature.completed(task, analysis, by, latency, conversation.shortened);
+                    let outcome =
+                        self.signature.completed(task, analysis, by, latency, conversation.shortened);
                     return Ok(Verdict::Outcome(outcome));
                 }
                 Err(failure) => failure,
@@ -190,7 +198,10 @@ impl Analyst {
                     None => backoff(number),
                 }
             } else if !class.spends_attempt() {
-                route.lane.refused(asked.unwrap_or_else(|| backoff(task.spent.calls)), services.ledger).await?;
+                route
+                    .lane
+                    .refused(asked.unwrap_or_else(|| backoff(task.spent.calls)), services.ledger)
+                    .await?;
                 continue;
             } else if class == FailureClass::ContextTooLong && path.leads_on(job, &route) {
                 continue;

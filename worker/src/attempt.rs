@@ -211,7 +211,13 @@ impl Analyst {
     }
 
     /// Asks, and learns.
-    pub(crate) async fn call(&self, question: &Question, id: &str, number: u32, model: &ModelClient) -> Called {
+    pub(crate) async fn call(
+        &self,
+        question: &Question,
+        id: &str,
+        number: u32,
+        model: &ModelClient,
+    ) -> Called {
         let Question { route, request, .. } = question;
         let started = Instant::now();
         let way = (&route.server.endpoint, &route.key);

@@ -120,11 +120,9 @@ impl Analyst {
         services: Services<'_>,
     ) -> anyhow::Result<Option<(Question, Place)>> {
         let mut path = Path::beside(&self.routes, &question.route);
-        let Ok(Ok(beside)) = tokio::time::timeout(
-            SOON,
-            self.question(second.conversation, task, &mut path, services.stopper),
-        )
-        .await
+        let Ok(Ok(beside)) =
+            tokio::time::timeout(SOON, self.question(second.conversation, task, &mut path, services.stopper))
+                .await
         else {
             return Ok(None);
         };
@@ -133,12 +131,8 @@ impl Analyst {
             When::At(start) if start <= Instant::now() + SOON => tokio::time::sleep_until(start).await,
             _ => return Ok(None),
         }
-        let call = Call {
-            number: *second.number + 1,
-            most: beside.most(),
-            before: Money::ZERO,
-            is_beside: true,
-        };
+        let call =
+            Call { number: *second.number + 1, most: beside.most(), before: Money::ZERO, is_beside: true };
         let claim = (task.hash(), second.token);
         match services.ledger.begin_call(claim, &call, &self.job().limits).await? {
             Turn::Now => {

@@ -31,9 +31,9 @@ mod product;
 mod refusals;
 mod routes;
 
-pub use routes::FindKey;
 pub use estimate::{Corrector, Estimate, Estimator, estimate_tokens};
 use product::Desk;
+pub use routes::FindKey;
 pub use shelfmill_pipeline::job::{BadBaseUrl, check_base_url};
 
 /// What a worker is told, beside the job.

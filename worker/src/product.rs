@@ -50,6 +50,9 @@ const ALONE_AFTER: u32 = 3;
 /// Claims that ran out before a product is given up.
 const POISONED_AFTER: u32 = 5;
 
+/// An end is not held up by those who only watch.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Numbers the claims of this process.
 static CLAIMS: AtomicU64 = AtomicU64::new(0);
 
@@ -130,6 +133,8 @@ impl Desk {
                 tracing::debug!(%error, "could not renew claims");
             }
             self.follow_job().await;
+            let pulse = self.analyst().pulse(self.concurrency);
+            let _ = self.ledger.tell_pulse(&self.config.name, Some(&pulse)).await;
             // Those that wait for their turn or for an answer are not told otherwise.
             if matches!(self.ledger.halted().await, Ok(Some(_))) {
                 let _ = self.halt(None).await;
@@ -314,6 +319,8 @@ impl Desk {
 
     /// Gives up what is still held when everything has ended: its calls were cut off.
     pub(crate) async fn abandon(&self) {
+        let farewell = self.ledger.tell_pulse(&self.config.name, None);
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
         let held = self.leases.all();
         if !held.is_empty()
             && let Err(error) = self.ledger.abandon(&held).await

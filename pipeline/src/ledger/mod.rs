@@ -15,7 +15,7 @@
 //!
 //! A lost Redis is the ledger's to mend: calls wait, they do not fail, until the stopper aborts.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,7 @@ mod embedded;
 mod error;
 mod halt;
 mod pace;
+mod pulse;
 mod redis;
 
 pub use claims::{Call, Claim, ClaimToken, Grant, Kept, Turn};
@@ -40,6 +41,7 @@ pub use embedded::EmbeddedLedger;
 pub use error::LedgerError;
 pub use halt::{Halt, HaltCause};
 pub use pace::{Ask, Bucket, HORIZON_MS, Permits};
+pub use pulse::Pulse;
 pub use redis::{FailedProduct, RedisConfig, RedisLedger};
 
 /// What the producer is to do with a product.
@@ -175,6 +177,8 @@ pub struct Progress {
     pub failures: Vec<(FailureClass, u64)>,
     /// What the aggregator said last.
     pub vitals: Option<Vitals>,
+    /// What the workers do, all together, where somebody asked.
+    pub pulse: Option<Pulse>,
     /// Why nobody calls, where the run has paused by itself.
     pub halt: Option<Halt>,
 }
@@ -301,6 +305,10 @@ pub trait Ledger: Send + Sync {
     async fn hold_pen(&self, aggregator: &str, lease: Duration) -> Result<Result<(), String>, LedgerError>;
     /// Gives the right to write back.
     async fn drop_pen(&self, aggregator: &str) -> Result<(), LedgerError>;
+    /// What a worker does, for those who watch; nothing when it ends.
+    async fn tell_pulse(&self, worker: &str, pulse: Option<&Pulse>) -> Result<(), LedgerError>;
+    /// What each worker does that was heard of lately.
+    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError>;
     /// For those who watch.
     async fn report(&self, vitals: &Vitals) -> Result<(), LedgerError>;
     /// How far the run is.

@@ -167,7 +167,11 @@ impl Pace {
             }
         }
         lane.calls += count;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to what was asked for")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "from 1 to what was asked for"
+        )]
         let count = count as u32;
         Permits::Places { count, first_ms: first_ms - now_ms, spacing_ms }
     }

@@ -61,12 +61,17 @@ impl Gate {
             good: 0,
             bad: 0,
         };
-        Arc::new(Self { places: Arc::new(Semaphore::new(limit)), ceiling: ceiling.max(1), state: Mutex::new(state) })
+        Arc::new(Self {
+            places: Arc::new(Semaphore::new(limit)),
+            ceiling: ceiling.max(1),
+            state: Mutex::new(state),
+        })
     }
 
-    /// How many calls may be under way.
-    pub(crate) fn limit(&self) -> usize {
-        self.state().limit
+    /// How many calls are under way, and how many may be.
+    pub(crate) fn under_way(&self) -> (usize, usize) {
+        let state = self.state();
+        ((state.limit + state.owed).saturating_sub(self.places.available_permits()), state.limit)
     }
 
     /// Whether a call need not wait for a place.
@@ -179,6 +184,12 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    impl Gate {
+        fn limit(&self) -> usize {
+            self.under_way().1
+        }
+    }
+
     async fn enter(gate: &Arc<Gate>, count: usize) -> Vec<Place> {
         let mut places = Vec::new();
         for _ in 0..count {
@@ -206,6 +217,7 @@ mod tests {
         }
         assert_eq!(gate.limit(), 66);
         places.truncate(66);
+        assert_eq!(gate.under_way(), (66, 66));
         assert!(!gate.has_room(), "those that end give their places back for good");
         for _ in 0..66 + 67 {
             gate.good();

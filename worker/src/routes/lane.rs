@@ -226,7 +226,9 @@ impl Lane {
 
     /// A call for which so many tokens were expected has taken so many.
     pub(crate) fn settle(&self, expected: u64, taken: u64) {
-        if self.limits.iter().any(|limit| limit.per == Per::Token) || self.state().told_tokens.per_minute.is_some() {
+        if self.limits.iter().any(|limit| limit.per == Per::Token)
+            || self.state().told_tokens.per_minute.is_some()
+        {
             let mut state = self.state();
             state.owed_tokens = state.owed_tokens.saturating_add(signed(taken) - signed(expected));
         }

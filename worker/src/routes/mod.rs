@@ -94,7 +94,8 @@ impl Routes {
                 keys.push(Key::default());
             }
             let share = f64::from(at.weight) / f64::from(u32::try_from(keys.len())?);
-            let server = Arc::new(Server { endpoint, estimator, latencies: Latencies::new(job.limits.hedge_after)? });
+            let server =
+                Arc::new(Server { endpoint, estimator, latencies: Latencies::new(job.limits.hedge_after)? });
             for (number, key) in keys.into_iter().enumerate() {
                 let name = if number == 0 { at.name.clone() } else { format!("{}#{}", at.name, number + 1) };
                 routes.push(Route {
@@ -126,6 +127,12 @@ impl Routes {
         self.all.iter().map(AsRef::as_ref)
     }
 
+    /// Calls under way, and how many may be.
+    pub(crate) fn under_way(&self) -> (usize, usize) {
+        let gates = self.all.iter().filter(|route| !route.is_closed()).map(|route| route.gate.under_way());
+        gates.fold((0, 0), |sum, gate| (sum.0 + gate.0, sum.1 + gate.1))
+    }
+
     /// The way for a call that `suits` some of them, and has just failed on `not_this` one.
     pub(crate) fn choose(&self, suits: impl Fn(&Route) -> bool, not_this: Option<usize>) -> Choice {
         let now = Instant::now();
@@ -143,16 +150,16 @@ impl Routes {
         let others = |of: &[&Arc<Route>]| -> Vec<Arc<Route>> {
             of.iter().filter(|route| Some(route.index) != not_this).map(|route| Arc::clone(route)).collect()
         };
-        let with_room = others(
-            &ready.iter().copied().filter(|route| route.gate.has_room()).collect::<Vec<_>>(),
-        );
+        let with_room =
+            others(&ready.iter().copied().filter(|route| route.gate.has_room()).collect::<Vec<_>>());
         let candidates = [with_room, others(&ready), ready.iter().map(|route| Arc::clone(route)).collect()]
             .into_iter()
             .find(|candidates| !candidates.is_empty());
         match candidates {
             Some(candidates) => {
                 let next = self.whose_turn(&candidates);
-                let next = next.and_then(|route| route.breaker.begin(now).map(|pass| Choice::Go(route, pass)));
+                let next =
+                    next.and_then(|route| route.breaker.begin(now).map(|pass| Choice::Go(route, pass)));
                 next.unwrap_or(Choice::NotBefore(now + PROBE_POLL))
             }
             None => {
@@ -170,9 +177,9 @@ impl Routes {
     /// Whether a call that failed on one has another to go to now.
     pub(crate) fn has_other_than(&self, index: usize) -> bool {
         let now = Instant::now();
-        self.all.iter().any(|route| {
-            route.index != index && !route.is_closed() && route.breaker.opens_at(now).is_none()
-        })
+        self.all
+            .iter()
+            .any(|route| route.index != index && !route.is_closed() && route.breaker.opens_at(now).is_none())
     }
 
     fn whose_turn(&self, candidates: &[Arc<Route>]) -> Option<Arc<Route>> {

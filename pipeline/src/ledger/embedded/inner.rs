@@ -10,7 +10,9 @@ use crate::{
     failure::FailureClass,
     identity::IdHash,
     job::Job,
-    ledger::{Admission, ClaimToken, Done, Grant, Halt, JournalMark, ScanCounts, State, Vitals, pace::Pace},
+    ledger::{
+        Admission, ClaimToken, Done, Grant, Halt, JournalMark, Pulse, ScanCounts, State, Vitals, pace::Pace,
+    },
     message::{Outcome, Spent},
     money::Money,
 };
@@ -25,6 +27,7 @@ pub(super) struct Inner {
     pub(super) inflight: Option<(Inflight, String)>,
     pub(super) inflight_told: bool,
     pub(super) pace: Pace,
+    pub(super) pulses: BTreeMap<String, Pulse>,
     pub(super) scan: Option<ScanCounts>,
     pub(super) scans_after: u64,
     pub(super) last_batch: Option<(u64, Vec<Admission>)>,

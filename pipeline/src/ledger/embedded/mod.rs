@@ -4,6 +4,7 @@
 //! in memory can be had again by reading it. Leases are not kept: whoever claims lives and dies with the ledger.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,6 +17,7 @@ use super::{
     Admission, Begun, Call, Claim, ClaimToken, Done, Halt, JournalMark, Kept, Ledger, LedgerError, Progress,
     ScanCounts, State, Turn, Vitals,
     pace::{Ask, Permits},
+    pulse::Pulse,
 };
 use crate::{
     identity::IdHash,
@@ -388,6 +390,20 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
+    async fn tell_pulse(&self, worker: &str, pulse: Option<&Pulse>) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
+        match pulse {
+            Some(pulse) => inner.pulses.insert(worker.to_owned(), *pulse),
+            None => inner.pulses.remove(worker),
+        };
+        Ok(())
+    }
+
+    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError> {
+        // Who tells lives and dies with the ledger.
+        Ok(self.lock().pulses.clone())
+    }
+
     async fn progress(&self) -> Result<Progress, LedgerError> {
         let inner = self.lock();
         let failures: Vec<_> = inner
@@ -405,6 +421,7 @@ impl Ledger for EmbeddedLedger {
             failed: failures.iter().map(|(_, count)| count).sum(),
             failures,
             vitals: inner.vitals,
+            pulse: None,
             halt: inner.halt.clone(),
         })
     }

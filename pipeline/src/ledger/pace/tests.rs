@@ -38,7 +38,9 @@ fn what_was_left_unused_is_caught_up_for_a_tenth_of_a_second() {
     let mut pace = Pace::default();
     let buckets = [requests(6_000.0)];
     begun(&mut pace, 0.0, 1_000.0, 100, &buckets);
-    let Permits::Places { count, first_ms, .. } = pace.permits(60_000.0, &ask(1_000, &buckets)) else { panic!() };
+    let Permits::Places { count, first_ms, .. } = pace.permits(60_000.0, &ask(1_000, &buckets)) else {
+        panic!()
+    };
     assert_eq!((count, first_ms), (36, -100.0), "100 ms back, 250 ms ahead, 10 ms each");
 }
 
@@ -86,7 +88,13 @@ struct Provider {
 
 impl Provider {
     fn of(per_second: f64) -> Self {
-        Self { per_ms: per_second / 1_000.0, left: per_second.max(1.0), at_ms: 0.0, let_through: 0, refused: 0 }
+        Self {
+            per_ms: per_second / 1_000.0,
+            left: per_second.max(1.0),
+            at_ms: 0.0,
+            let_through: 0,
+            refused: 0,
+        }
     }
 
     fn takes(&mut self, now_ms: f64) -> bool {

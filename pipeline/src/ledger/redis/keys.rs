@@ -11,6 +11,7 @@ pub(super) struct Keys {
     pub(super) failures: String,
     pub(super) spent: String,
     pub(super) pace: String,
+    pub(super) workers: String,
 }
 
 impl Keys {
@@ -23,6 +24,7 @@ impl Keys {
             failures: key("failures"),
             spent: key("spent"),
             pace: key("pace"),
+            workers: key("workers"),
         }
     }
 
@@ -55,6 +57,8 @@ scripts!(
     hold_pen,
     keep_scan,
     permits,
+    pulse,
+    pulses,
     put_answer,
     record,
     refused,

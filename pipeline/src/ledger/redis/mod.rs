@@ -9,7 +9,10 @@
 //! needs to write lines, and so to free what their answers take, and those that keep what is held, run all the same
 //! (`allow-oom`): the fleet pauses, and what was paid for leaves Redis.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use redis::{AsyncCommands, ScriptInvocation};
@@ -18,6 +21,7 @@ use super::{
     Admission, Begun, Call, Claim, ClaimToken, Done, Grant, Halt, JournalMark, Kept, Ledger, LedgerError,
     Progress, ScanCounts, State, Turn, Vitals,
     pace::{Ask, Bucket, Permits},
+    pulse::{HEARD_WITHIN, Pulse},
 };
 use crate::{
     failure::FailureClass,
@@ -345,7 +349,7 @@ impl Ledger for RedisLedger {
         after: &JournalMark,
     ) -> Result<bool, LedgerError> {
         let mut call = self.scripts.record.prepare_invoke();
-        let Keys { run, claims, answers, failures, spent, pace } = &self.keys;
+        let Keys { run, claims, answers, failures, spent, pace, .. } = &self.keys;
         call.key(run).key(claims).key(answers).key(failures).key(spent).key(pace);
         call.arg(before.map(json).unwrap_or_default()).arg(json(after));
         for done in done {
@@ -380,6 +384,17 @@ impl Ledger for RedisLedger {
         self.invoke(self.scripts.report.key(&self.keys.run).arg(json(vitals))).await
     }
 
+    async fn tell_pulse(&self, worker: &str, pulse: Option<&Pulse>) -> Result<(), LedgerError> {
+        let told = pulse.map(json).unwrap_or_default();
+        self.invoke(self.scripts.pulse.key(&self.keys.workers).arg(worker).arg(told)).await
+    }
+
+    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError> {
+        let told: Vec<(String, String)> =
+            self.invoke(self.scripts.pulses.key(&self.keys.workers).arg(ms(HEARD_WITHIN))).await?;
+        told.into_iter().map(|(worker, pulse)| Ok((worker, parse("pulse", &pulse)?))).collect()
+    }
+
     async fn progress(&self) -> Result<Progress, LedgerError> {
         let facts = self.facts().await?;
         let count = |name: &str| facts.get(name).and_then(|value| value.parse::<u64>().ok());
@@ -404,6 +419,7 @@ impl Ledger for RedisLedger {
             failed: count("failed").unwrap_or(0),
             failures,
             vitals: facts.get("vitals").map(|text| parse("vitals", text)).transpose()?,
+            pulse: None,
             halt: facts.get("halt").map(|text| parse("halt", text)).transpose()?,
         })
     }

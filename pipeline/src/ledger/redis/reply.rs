@@ -46,9 +46,9 @@ pub(super) fn permits(reply: &[i64]) -> Result<Permits, LedgerError> {
     let unreadable = LedgerError::Unreadable { what: "place" };
     match *reply {
         [0] => Ok(Permits::Free),
-        [-1, wait] => {
-            u64::try_from(wait).map(|wait| Permits::After(Duration::from_micros(wait))).map_err(|_| unreadable)
-        }
+        [-1, wait] => u64::try_from(wait)
+            .map(|wait| Permits::After(Duration::from_micros(wait)))
+            .map_err(|_| unreadable),
         [count, first, spacing] => Ok(Permits::Places {
             count: u32::try_from(count).map_err(|_| unreadable)?,
             first_ms: first as f64 / 1_000.0,
