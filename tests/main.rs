@@ -10,6 +10,7 @@ mod crashes;
 mod dead_letters;
 mod disk_faults;
 mod embedded;
+mod failover;
 mod file_faults;
 mod fleet;
 mod halts;

@@ -22,7 +22,12 @@ pub(crate) struct Simulator {
 impl Simulator {
     /// With these options of `shelfmill simulate`.
     pub(crate) fn start(options: &[&str]) -> Self {
-        let process = shelfmill().args(["simulate", "--port", "0"]).args(options).start();
+        Self::start_at(0, options)
+    }
+
+    /// The same, on this port.
+    pub(crate) fn start_at(port: u16, options: &[&str]) -> Self {
+        let process = shelfmill().args(["simulate", "--port", &port.to_string()]).args(options).start();
         let url = eventually(Duration::from_secs(20), "the simulator's address", || {
             let stdout = process.stdout();
             stdout

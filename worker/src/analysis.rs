@@ -19,6 +19,7 @@ use shelfmill_pipeline::{
     shutdown::Stopper,
     signature::{AnsweredBy, Signature},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     WorkerConfig,
@@ -60,6 +61,8 @@ pub(crate) struct Analyst {
     pub(crate) prompt: Prompt,
     pub(crate) schema: AnswerSchema,
     pub(crate) routes: Routes,
+    /// Turns for second calls beside slow ones.
+    pub(crate) seconds: Semaphore,
 }
 
 /// What an analyst works with.
@@ -114,7 +117,8 @@ impl Analyst {
         let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
         let routes = Routes::new(config, &job, concurrency as usize)?;
         let signature = Signature::new(job, config.name.clone());
-        Ok(Self { given, signature, prompt, schema, routes })
+        let seconds = Semaphore::new((concurrency as usize / 10).max(2));
+        Ok(Self { given, signature, prompt, schema, routes, seconds })
     }
 
     /// Whether this is the job that is to be done.

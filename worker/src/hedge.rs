@@ -1,7 +1,8 @@
 //! A second call beside one that takes unusually long (`hedge_after`): the first good answer counts.
 //!
 //! Both calls are noted, held in the budget and counted as made; what the one that is given up may have cost counts at its
-//! worst case. A second call is made only where a place is free at once: it must not wait, and nobody should wait for it.
+//! worst case. A second call shares its product's place. A few at a time are made, and only where the pace has room: a
+//! server that is slow because it has too much to do must not get twice as much.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -15,19 +16,21 @@ use shelfmill_pipeline::{
     message::Task,
     money::Money,
 };
-use tokio::time::Instant;
+use tokio::{sync::SemaphorePermit, time::Instant};
 
 use crate::{
     analysis::{Analyst, Services},
     attempt::{Called, Path, Question},
     conversation::Conversation,
-    routes::{Place, When},
+    routes::When,
 };
 
 /// Fewer calls say nothing of a percentile.
 const LEAST_CALLS: u64 = 100;
 /// After so many, what they say is kept and counted anew: servers change.
 const MOST_CALLS: u64 = 2_000;
+/// How soon a call that began before anything was known looks whether it is.
+const LOOKS_AGAIN: Duration = Duration::from_millis(100);
 /// How long a second call may wait for its place in the pace.
 const SOON: Duration = Duration::from_millis(50);
 
@@ -57,6 +60,17 @@ impl Latencies {
         }
     }
 
+    /// Returns when a call that began then takes longer than the percentile.
+    async fn are_exceeded_since(&self, began: Instant) {
+        loop {
+            match self.known() {
+                Some(usual) if began.elapsed() >= usual => return,
+                Some(usual) => tokio::time::sleep_until(began + usual).await,
+                None => tokio::time::sleep(LOOKS_AGAIN).await,
+            }
+        }
+    }
+
     /// The percentile; `None` while it is not known, or nobody asks.
     fn known(&self) -> Option<Duration> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).1
@@ -82,14 +96,23 @@ impl Analyst {
     ) -> anyhow::Result<Called> {
         let id = task.id.clone();
         let first = self.call(question, &id, task.spent.calls, services.model);
-        let Some(usual) = question.route.server.latencies.known() else { return Ok(first.await) };
+        if self.job().limits.hedge_after.is_none() {
+            return Ok(first.await);
+        }
         tokio::pin!(first);
+        let (mut second, latencies) = (second, &question.route.server.latencies);
         tokio::select! {
             called = &mut first => return Ok(called),
-            () = tokio::time::sleep(usual) => {}
+            () = latencies.are_exceeded_since(Instant::now()) => {}
         }
-        let Some((beside, _place)) = self.beside(question, task, second, services).await? else {
-            return Ok(first.await);
+        let (beside, _turn) = loop {
+            if let Some(beside) = self.beside(question, task, &mut second, services).await? {
+                break beside;
+            }
+            tokio::select! {
+                called = &mut first => return Ok(called),
+                () = tokio::time::sleep(LOOKS_AGAIN) => {}
+            }
         };
         task.spent.calls += 1;
         tracing::debug!(?id, "a second call is made beside one that takes long");
@@ -116,9 +139,10 @@ impl Analyst {
         &self,
         question: &Question,
         task: &Task,
-        second: Second<'_>,
+        second: &mut Second<'_>,
         services: Services<'_>,
-    ) -> anyhow::Result<Option<(Question, Place)>> {
+    ) -> anyhow::Result<Option<(Question, SemaphorePermit<'_>)>> {
+        let Ok(turn) = self.seconds.try_acquire() else { return Ok(None) };
         let mut path = Path::beside(&self.routes, &question.route);
         let Ok(Ok(beside)) =
             tokio::time::timeout(SOON, self.question(second.conversation, task, &mut path, services.stopper))
@@ -126,7 +150,6 @@ impl Analyst {
         else {
             return Ok(None);
         };
-        let Some(place) = beside.route.gate.try_enter() else { return Ok(None) };
         match beside.route.lane.place(beside.tokens(), services.ledger).await? {
             When::At(start) if start <= Instant::now() + SOON => tokio::time::sleep_until(start).await,
             _ => return Ok(None),
@@ -137,7 +160,7 @@ impl Analyst {
         match services.ledger.begin_call(claim, &call, &self.job().limits).await? {
             Turn::Now => {
                 *second.number += 1;
-                Ok(Some((beside, place)))
+                Ok(Some((beside, turn)))
             }
             _ => Ok(None),
         }

@@ -79,7 +79,7 @@ impl Breaker {
         let mut state = self.state();
         (state.has_answered, state.failures_in_row) = (true, 0);
         if state.open.take().is_some() {
-            tracing::info!(endpoint = self.name, "the model's server answers again");
+            tracing::warn!(endpoint = self.name, "the model's server answers again");
         }
     }
 

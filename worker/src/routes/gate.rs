@@ -96,12 +96,6 @@ impl Gate {
         }
     }
 
-    /// A place, if there is one now.
-    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Place> {
-        self.places.try_acquire().ok()?.forget();
-        Some(Place(Arc::clone(self)))
-    }
-
     /// When the places are doubled, if they are.
     fn grows_at(&self) -> Option<Instant> {
         let state = self.state();
