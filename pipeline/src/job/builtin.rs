@@ -105,6 +105,7 @@ fn schema() -> Value {
             "summary": {"type": "string", "description": "One sentence for the product page."},
             "quality_score": {
                 "type": "integer",
+                "enum": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
                 "description": "How complete and useful the record is, from 1 (useless) to 10 (nothing is missing)."
             },
             "quality_reason": {"type": "string", "description": "Why this score, in one sentence."}

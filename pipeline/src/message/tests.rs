@@ -18,6 +18,7 @@ fn meta() -> Meta {
         cost_usd: Some(0.000_316),
         latency_ms: 840,
         attempts: 2,
+        endpoint: None,
         shortened: None,
         repeated_calls: 0,
         worker: "host-17-beef".to_owned(),

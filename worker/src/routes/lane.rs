@@ -259,7 +259,15 @@ impl Lane {
     pub(crate) async fn refused(&self, wait: Duration, ledger: &dyn Ledger) -> Result<(), LedgerError> {
         let made = {
             let mut state = self.state();
-            state.not_before = state.not_before.max(Some(Instant::now() + wait));
+            let now = Instant::now();
+            if state.not_before.is_none_or(|until| until <= now) {
+                tracing::warn!(
+                    endpoint = self.name,
+                    pause_ms = wait.as_millis(),
+                    "the provider asks for fewer requests"
+                );
+            }
+            state.not_before = state.not_before.max(Some(now + wait));
             (state.left, state.free_until) = (0, None);
             std::mem::take(&mut state.made)
         };
