@@ -7,7 +7,7 @@ use shelfmill_pipeline::{
     job::{Job, Prompt},
 };
 use shelfmill_producer::input::{self, Entry, Record};
-use shelfmill_worker::estimate_tokens;
+use shelfmill_worker::{count_images, estimate_tokens};
 
 use crate::{
     cli::CheckArgs,
@@ -25,6 +25,7 @@ struct Findings {
     products: u64,
     rejects: u64,
     unpromptable: u64,
+    images: u64,
     prompt_tokens: u64,
 }
 
@@ -73,7 +74,9 @@ fn product(findings: &mut Findings, prompt: &Prompt, job: &Job, record: &Record)
                 }
                 println!("---");
             }
-            findings.prompt_tokens += estimate_tokens(&messages);
+            let images = images_of(job, record);
+            findings.images += images;
+            findings.prompt_tokens += estimate_tokens(&messages, images);
         }
         Err(error) => {
             findings.unpromptable += 1;
@@ -88,6 +91,12 @@ fn product(findings: &mut Findings, prompt: &Prompt, job: &Job, record: &Record)
     }
 }
 
+/// How many of them would be sent with it.
+fn images_of(job: &Job, record: &Record) -> u64 {
+    let product = || serde_json::from_str(record.body.get()).ok();
+    job.llm.images.as_ref().and_then(|images| Some(count_images(images, &product()?))).unwrap_or(0)
+}
+
 fn reject(findings: &mut Findings, line: u64, reason: &str, detail: &str) {
     findings.rejects += 1;
     if findings.rejects <= REJECTS_TOLD {
@@ -98,11 +107,14 @@ fn reject(findings: &mut Findings, line: u64, reason: &str, detail: &str) {
 }
 
 fn conclude(findings: &Findings, job: &Job) {
-    let Findings { products, rejects, unpromptable, prompt_tokens } = findings;
+    let Findings { products, rejects, unpromptable, images, prompt_tokens } = findings;
     println!("Products: {products}");
     println!("Rejects: {rejects}");
     if *unpromptable > 0 {
         println!("Products without a prompt: {unpromptable} (they would fail as unpromptable)");
+    }
+    if job.llm.images.is_some() {
+        println!("Images: {images} (none is fetched here; each is counted as a large one)");
     }
     let answers = products * u64::from(job.llm.max_output_tokens).min(ASSUMED_ANSWER_TOKENS);
     println!("Estimated tokens: {prompt_tokens} to read, about {answers} to write");

@@ -70,8 +70,7 @@ pub(crate) fn names_a_model(job: &Job) -> bool {
 
 /// Settings that a job file may have and nothing acts on yet: better refused than believed in.
 fn refuse_what_is_to_come(job: &Job) -> Result<(), Usage> {
-    let asked =
-        [(job.llm.images.is_some(), "[llm.images]"), (job.limits.dedupe_prompts, "limits.dedupe_prompts")];
+    let asked = [(job.limits.dedupe_prompts, "limits.dedupe_prompts")];
     match asked.iter().find(|(is_asked, _)| *is_asked) {
         Some((_, what)) => Err(Usage(format!(
             "{what} is read and does nothing in this version; take it out of the job file"

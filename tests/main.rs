@@ -14,6 +14,7 @@ mod failover;
 mod file_faults;
 mod fleet;
 mod halts;
+mod images;
 mod leases;
 mod limits;
 mod proofs;

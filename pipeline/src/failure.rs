@@ -41,11 +41,13 @@ pub enum FailureClass {
     Unpromptable,
     /// The product ended each worker that took it.
     Poisoned,
+    /// An image of the product is not there, is no image, is too large, or is where the job does not let anybody look.
+    ImageUnusable,
 }
 
 impl FailureClass {
     /// Every class, in the order of the enum.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::RateLimited,
         Self::QuotaExhausted,
         Self::Unauthorized,
@@ -61,6 +63,7 @@ impl FailureClass {
         Self::ContextTooLong,
         Self::Unpromptable,
         Self::Poisoned,
+        Self::ImageUnusable,
     ];
 
     /// Whether the same question, asked again, may end differently. (A truncated answer is asked for again with more room.)
@@ -81,7 +84,8 @@ impl FailureClass {
             | Self::ContentFiltered
             | Self::ContextTooLong
             | Self::Unpromptable
-            | Self::Poisoned => false,
+            | Self::Poisoned
+            | Self::ImageUnusable => false,
         }
     }
 
@@ -117,6 +121,7 @@ impl FailureClass {
             Self::ContextTooLong => "context_too_long",
             Self::Unpromptable => "unpromptable",
             Self::Poisoned => "poisoned",
+            Self::ImageUnusable => "image_unusable",
         }
     }
 }

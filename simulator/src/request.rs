@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,8 +22,9 @@ const KEY_BYTES: usize = 8;
 pub(crate) struct ChatRequest<'a> {
     /// The last user message, decoded.
     pub(crate) prompt: String,
-    /// Estimated from all messages and the schema, as they came.
+    /// Estimated from all messages and the schema, as they came; an image counts as one of 1024 by 1024 pixels.
     pub(crate) prompt_tokens: u64,
+    pub(crate) images: Images,
     /// The most tokens an answer may have: the smaller one of `max_tokens` and `max_completion_tokens`.
     pub(crate) ceiling: Option<u64>,
     pub(crate) format: Format<'a>,
@@ -79,10 +82,71 @@ struct WireSchema<'a> {
 }
 
 #[derive(Deserialize)]
-struct Part {
+struct Part<'a> {
     #[serde(default)]
     text: String,
+    #[serde(borrow)]
+    image_url: Option<ImageUrl<'a>>,
 }
+
+#[derive(Deserialize)]
+struct ImageUrl<'a> {
+    #[serde(borrow)]
+    url: Cow<'a, str>,
+}
+
+/// What a request shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Images {
+    pub(crate) count: u64,
+    /// Decoded.
+    pub(crate) size_bytes: u64,
+    /// As they came.
+    url_bytes: usize,
+}
+
+impl Images {
+    fn of(content: &RawValue) -> Result<Self, ApiError> {
+        let mut images = Self::default();
+        if content.get().starts_with('[') {
+            let parts: Vec<Part<'_>> =
+                serde_json::from_str(content.get()).map_err(|error| no_content(&error))?;
+            for image in parts.into_iter().filter_map(|part| part.image_url) {
+                images.add(&image.url)?;
+            }
+        }
+        Ok(images)
+    }
+
+    fn add(&mut self, url: &str) -> Result<(), ApiError> {
+        let no_image = |text: &str| ApiError::invalid_request(text).about("messages", "invalid_image_url");
+        let told = url.strip_prefix("data:").and_then(|url| url.split_once(";base64,"));
+        let Some((kind, data)) = told else {
+            return Err(no_image("The simulator fetches nothing: an image must be a data URL in base64."));
+        };
+        let bytes = STANDARD.decode(data).map_err(|_| no_image("Invalid base64 image_url."))?;
+        let begins = |with: &[u8]| bytes.starts_with(with);
+        let is_image = match kind {
+            "image/png" => begins(b"\x89PNG\r\n\x1a\n"),
+            "image/jpeg" => begins(b"\xff\xd8\xff"),
+            "image/gif" => begins(b"GIF8"),
+            "image/webp" => begins(b"RIFF"),
+            _ => false,
+        };
+        if !is_image {
+            let text = "You uploaded an unsupported image. Please make sure your image is of one of the following \
+                        formats: ['png', 'jpeg', 'gif', 'webp'].";
+            return Err(no_image(text));
+        }
+        self.count += 1;
+        self.size_bytes += bytes.len() as u64;
+        self.url_bytes += url.len();
+        Ok(())
+    }
+}
+
+/// OpenAI's count of an image of 1024 by 1024 pixels; nobody looks at these.
+const TOKENS_PER_IMAGE: u64 = 765;
 
 impl<'a> ChatRequest<'a> {
     pub(crate) fn parse(body: &'a [u8]) -> Result<Self, ApiError> {
@@ -105,16 +169,21 @@ impl<'a> ChatRequest<'a> {
         let newer =
             wire.max_completion_tokens.map(|raw| ceiling("max_completion_tokens", raw)).transpose()?;
         let format = format(wire.response_format)?;
-        let contents = messages.iter().filter_map(|message| message.content);
-        let mut size_bytes: usize = contents.map(|content| content.get().len()).sum();
+        let (mut size_bytes, mut images) = (0, Images::default());
+        for content in messages.iter().filter_map(|message| message.content) {
+            let found = Images::of(content)?;
+            size_bytes += content.get().len().saturating_sub(found.url_bytes);
+            images.count += found.count;
+            images.size_bytes += found.size_bytes;
+        }
         if let Format::Schema { raw, .. } = &format {
             size_bytes += raw.len();
         }
         let last = messages.iter().rev().find(|message| message.is_user()).or(messages.last());
         let prompt = last.and_then(|message| message.content).map_or(Ok(String::new()), content)?;
-        let prompt_tokens = tokens(size_bytes);
+        let prompt_tokens = tokens(size_bytes) + images.count * TOKENS_PER_IMAGE;
         let ceiling = older.into_iter().chain(newer).min();
-        Ok(Self { prompt, prompt_tokens, ceiling, format, model, messages })
+        Ok(Self { prompt, prompt_tokens, images, ceiling, format, model, messages })
     }
 
     pub(crate) fn asks_for_model(&self, name: &str) -> bool {
@@ -190,15 +259,17 @@ fn ceiling(parameter: &'static str, raw: &RawValue) -> Result<u64, ApiError> {
 }
 
 fn content(raw: &RawValue) -> Result<String, ApiError> {
-    let wrong = |error: serde_json::Error| {
-        let text = format!("Invalid 'messages': content must be a string or an array of parts ({error}).");
-        ApiError::invalid_request(text).about("messages", "invalid_type")
-    };
     if raw.get().starts_with('[') {
-        let parts: Vec<Part> = decode(raw).map_err(wrong)?;
-        return Ok(parts.into_iter().map(|part| part.text).collect::<Vec<_>>().join("\n"));
+        let parts: Vec<Part<'_>> = serde_json::from_str(raw.get()).map_err(|error| no_content(&error))?;
+        let texts = parts.into_iter().filter(|part| part.image_url.is_none());
+        return Ok(texts.map(|part| part.text).collect::<Vec<_>>().join("\n"));
     }
-    decode(raw).map_err(wrong)
+    decode(raw).map_err(|error| no_content(&error))
+}
+
+fn no_content(error: &serde_json::Error) -> ApiError {
+    let text = format!("Invalid 'messages': content must be a string or an array of parts ({error}).");
+    ApiError::invalid_request(text).about("messages", "invalid_type")
 }
 
 fn decode<T: DeserializeOwned>(raw: &RawValue) -> serde_json::Result<T> {
@@ -345,6 +416,33 @@ mod tests {
         let request = ChatRequest::parse(body.as_bytes()).unwrap();
         assert_eq!((request.prompt.as_str(), request.turns()), ("again", 1));
         assert_eq!(request.earlier().collect::<Vec<_>>(), ["first"]);
+    }
+
+    #[test]
+    fn images_are_counted_and_are_no_text() {
+        let png = "data:image/png;base64,iVBORw0KGgoAAAAA";
+        let body = |url: &str| {
+            json!({"model": "m", "messages": [{"role": "user", "content": [
+                {"type": "text", "text": "What is it?"},
+                {"type": "image_url", "image_url": {"url": url}},
+                {"type": "image_url", "image_url": {"url": url}},
+            ]}]})
+        };
+        let (text, bytes) = (body("").to_string(), body(png).to_string());
+        assert!(refused(body("")).contains("data URL"));
+        let request = ChatRequest::parse(bytes.as_bytes()).unwrap();
+        assert_eq!((request.images.count, request.images.size_bytes), (2, 24));
+        assert_eq!(request.prompt, "What is it?");
+        let of_text = request.prompt_tokens - 2 * TOKENS_PER_IMAGE;
+        assert!((10..tokens(text.len())).contains(&of_text), "{of_text}");
+        for (wrong, why) in [
+            ("https://host/a.png", "fetches nothing"),
+            ("data:image/png;base64,####", "Invalid base64"),
+            ("data:image/jpeg;base64,iVBORw0KGgoAAAAA", "unsupported image"),
+            ("data:image/svg+xml;base64,iVBORw0KGgoAAAAA", "unsupported image"),
+        ] {
+            assert!(refused(body(wrong)).contains(why), "{wrong}");
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::reply::{self, ApiError, json};
 use crate::request::{CallId, ChatRequest};
 use crate::stats::{Call, Limited, Stats};
 
-const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
+const MAX_REQUEST_BYTES: usize = 32 * 1024 * 1024;
 
 /// Of a request that is too large, this much is read before it is told so: a client that is still sending when the
 /// connection closes may never see the answer.
@@ -146,6 +146,9 @@ impl Service {
             turns => digest(first, &turns.to_le_bytes()),
         };
         let mut call = self.stats.receive(&call_id.product);
+        if let Ok(request) = &parsed {
+            call.shows(request.images);
+        }
 
         let (told, admitted) = self.gates.admit(&head.headers, parsed, &mut call);
         let mut response = match admitted {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::faults::Fault;
+use crate::request::Images;
 
 /// Enough that calls on a few cores hardly ever wait for each other.
 const SHARDS: usize = 64;
@@ -62,6 +63,7 @@ pub(crate) struct Stats {
     in_flight: AtomicU64,
     max_in_flight: AtomicU64,
     tokens: Tokens,
+    shown: Shown,
     limited: [AtomicU64; Limited::COUNT],
     faults: [AtomicU64; Fault::COUNT],
     products: Option<Products>,
@@ -79,6 +81,14 @@ struct Tally {
     calls: AtomicU64,
     answers: AtomicU64,
     tokens: Tokens,
+    shown: Shown,
+}
+
+/// What requests came with, answered or not.
+#[derive(Default)]
+struct Shown {
+    images: AtomicU64,
+    image_bytes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -111,6 +121,7 @@ impl Stats {
             in_flight: AtomicU64::new(0),
             max_in_flight: AtomicU64::new(0),
             tokens: Tokens::default(),
+            shown: Shown::default(),
             limited: Default::default(),
             faults: Default::default(),
             products,
@@ -134,7 +145,9 @@ impl Stats {
     pub(crate) fn reset(&self) {
         self.era.fetch_add(1, Relaxed);
         let Tokens { prompt, completion, unseen } = &self.tokens;
-        let counters = [&self.calls, &self.answers, &self.rejected, prompt, completion, unseen];
+        let Shown { images, image_bytes } = &self.shown;
+        let counters =
+            [&self.calls, &self.answers, &self.rejected, prompt, completion, unseen, images, image_bytes];
         for counter in counters.into_iter().chain(&self.limited).chain(&self.faults) {
             counter.store(0, Relaxed);
         }
@@ -156,6 +169,7 @@ impl Stats {
             in_flight: self.in_flight.load(Relaxed),
             max_in_flight: self.max_in_flight.load(Relaxed),
             tokens: self.tokens.report(),
+            shown: self.shown.report(),
             faults,
             products: self.products.as_ref().map(Products::len),
             by_product: self.products.as_ref().filter(|_| by_product).map(Products::report),
@@ -182,8 +196,8 @@ impl Products {
         for shard in &self.shards {
             for (product, tally) in lock(shard).iter() {
                 let (calls, answers) = (tally.calls.load(Relaxed), tally.answers.load(Relaxed));
-                let tokens = tally.tokens.report();
-                report.insert(product.clone(), ProductReport { calls, answers, tokens });
+                let (tokens, shown) = (tally.tokens.report(), tally.shown.report());
+                report.insert(product.clone(), ProductReport { calls, answers, tokens, shown });
             }
         }
         report
@@ -205,6 +219,17 @@ impl Tokens {
     }
 }
 
+impl Shown {
+    fn add(&self, images: Images) {
+        self.images.fetch_add(images.count, Relaxed);
+        self.image_bytes.fetch_add(images.size_bytes, Relaxed);
+    }
+
+    fn report(&self) -> ShownReport {
+        ShownReport { images: self.images.load(Relaxed), image_bytes: self.image_bytes.load(Relaxed) }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -213,6 +238,16 @@ impl Call {
     /// From 1, since the start or the last reset.
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Its request came with these.
+    pub(crate) fn shows(&self, images: Images) {
+        if self.era == self.stats.era.load(Relaxed) {
+            self.stats.shown.add(images);
+        }
+        if let Some(product) = &self.product {
+            product.shown.add(images);
+        }
     }
 
     /// Keeps `place` until the call ends.
@@ -280,6 +315,8 @@ pub(crate) struct Report {
     max_in_flight: u64,
     #[serde(flatten)]
     tokens: TokenReport,
+    #[serde(flatten)]
+    shown: ShownReport,
     faults: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     products: Option<u64>,
@@ -293,6 +330,14 @@ struct ProductReport {
     answers: u64,
     #[serde(flatten)]
     tokens: TokenReport,
+    #[serde(flatten)]
+    shown: ShownReport,
+}
+
+#[derive(Serialize)]
+struct ShownReport {
+    images: u64,
+    image_bytes: u64,
 }
 
 #[derive(Serialize)]

@@ -198,7 +198,11 @@ impl Report {
                 self.untold.push(format!("{}: {calls} calls, {told} told", id(line)));
             }
             let class = line["failure"]["class"].as_str();
-            let was_asked = calls > 0 || told > calls || class == Some("unpromptable");
+            // What cannot be asked is not: without its images a product's question is another one.
+            let message = line["failure"]["message"].as_str().unwrap_or_default();
+            let cannot_be_asked = matches!(class, Some("unpromptable" | "image_unusable"))
+                || message.starts_with("the image in field");
+            let was_asked = calls > 0 || told > calls || cannot_be_asked;
             if class.is_some() && (answers > 0 || !was_asked) {
                 self.failed_wrongly.push(format!(
                     "{}: {calls} calls, {answers} answers, {}",

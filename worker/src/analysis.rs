@@ -26,6 +26,7 @@ use crate::{
     attempt::{Called, NoQuestion, Path},
     conversation::Conversation,
     hedge::Second,
+    images::{Fetcher, Shown},
     model::{CallFailure, ModelClient},
     routes::{Route, Routes, is_outage},
 };
@@ -61,6 +62,8 @@ pub(crate) struct Analyst {
     pub(crate) prompt: Prompt,
     pub(crate) schema: AnswerSchema,
     pub(crate) routes: Routes,
+    /// `None`: no images are wanted.
+    fetcher: Option<Fetcher>,
     /// Turns for second calls beside slow ones.
     pub(crate) seconds: Semaphore,
 }
@@ -116,9 +119,10 @@ impl Analyst {
             .context("the job's prompt")?;
         let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
         let routes = Routes::new(config, &job, concurrency as usize)?;
+        let fetcher = job.llm.images.as_ref().map(Fetcher::new).transpose()?;
         let signature = Signature::new(job, config.name.clone());
         let seconds = Semaphore::new((concurrency as usize / 10).max(2));
-        Ok(Self { given, signature, prompt, schema, routes, seconds })
+        Ok(Self { given, signature, prompt, schema, routes, fetcher, seconds })
     }
 
     /// Whether this is the job that is to be done.
@@ -150,6 +154,12 @@ impl Analyst {
             Ok(conversation) => conversation,
             Err(failure) => return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO))),
         };
+        // Before any call is noted: what an image costs, if it cannot be had, is no call.
+        let shown = match self.images(task, services.stopper).await {
+            Ok(shown) => shown,
+            Err(verdict) => return Ok(verdict),
+        };
+        conversation.images.clone_from(&shown.images);
         let mut path = Path::new(&self.routes);
         let mut number = 0;
         loop {
@@ -233,6 +243,35 @@ impl Analyst {
                 return Ok(Verdict::Later(Duration::ZERO));
             }
             conversation.ask_anew(job);
+        }
+    }
+
+    /// The product's images, to be kept while they are used; else what becomes of the task.
+    async fn images(&self, task: &mut Task, stopper: &Stopper) -> Result<Shown, Verdict> {
+        let Some(fetcher) = &self.fetcher else { return Ok(Shown::default()) };
+        loop {
+            let fetched = tokio::select! {
+                fetched = fetcher.fetch(&task.product) => fetched,
+                () = stopper.stopped() => return Err(Verdict::Later(Duration::ZERO)),
+            };
+            let failure = match fetched {
+                Ok(shown) => return Ok(shown),
+                Err(failure) => failure,
+            };
+            task.attempts += 1;
+            let (class, asked) = (failure.class, failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER)));
+            if !class.is_retryable() || task.attempts >= self.job().limits.max_attempts {
+                tracing::warn!(id = ?task.id, %class, reason = failure.message, "failed");
+                return Err(Verdict::Outcome(self.failed(task, failure, Duration::ZERO)));
+            }
+            tracing::debug!(id = ?task.id, %class, reason = failure.message, "will fetch its images again");
+            let delay = asked.unwrap_or_else(|| backoff(task.attempts));
+            if delay > WAIT_IN_PLACE {
+                return Err(Verdict::Later(delay));
+            }
+            if !waited(delay, stopper).await {
+                return Err(Verdict::Later(Duration::ZERO));
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use shelfmill_pipeline::{
     failure::FailureClass,
@@ -81,8 +82,10 @@ pub(crate) struct Question {
     sent: Sent,
     pass: Pass,
     estimate: Estimate,
+    /// Tokens that the prompt has at most.
+    most_tokens: u64,
     ceiling: u64,
-    request: Vec<u8>,
+    request: Bytes,
 }
 
 /// What a call came to.
@@ -109,9 +112,9 @@ impl Question {
         self.estimate.tokens + self.ceiling
     }
 
-    /// What it can cost: no token is shorter than a byte.
+    /// What it can cost.
     pub(crate) fn most(&self) -> Money {
-        let cost = self.cost(self.request.len() as u64, self.ceiling);
+        let cost = self.cost(self.most_tokens, self.ceiling);
         Money::from_usd(cost.unwrap_or(0.0))
     }
 
@@ -168,7 +171,8 @@ impl Analyst {
                 .map_err(|error| CallFailure::new(FailureClass::Unpromptable, error.to_string()))
                 .map_err(NoQuestion::Failure)?;
             let ceiling = u64::from(conversation.ceiling);
-            return Ok(Question { route, sent, pass, estimate, ceiling, request });
+            let most_tokens = server.estimator.most(&messages, request.len());
+            return Ok(Question { route, sent, pass, estimate, most_tokens, ceiling, request });
         }
     }
 

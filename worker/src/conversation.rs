@@ -3,12 +3,15 @@
 //! - An answer that hit the ceiling is asked for once more with a ceiling twice as high, and never repaired.
 //! - An answer that is not what was asked for is shown to the model with what is wrong about it, so often as the job says;
 //!   then the question is asked anew.
+//! - The images go with the product's own question, and stay there when it is gone on about.
 //! - A prompt that cannot fit the model's window is told before it costs anything, or shortened where the job says so.
+
+use std::sync::Arc;
 
 use serde_json::{Value, value::RawValue};
 use shelfmill_pipeline::{
     failure::FailureClass,
-    job::{Job, Message, OnOverflow, Prompt, PromptError, Structured},
+    job::{Image, Job, Message, OnOverflow, Prompt, PromptError, Structured},
     message::Task,
     record::Shortened,
 };
@@ -29,6 +32,8 @@ pub(crate) struct Conversation {
     first: Vec<Message>,
     /// Answers that could not be used, and what was said to them.
     further: Vec<Message>,
+    /// They go with the last message of the user among the first.
+    pub(crate) images: Vec<Arc<Image>>,
     /// The ceiling of the next answer.
     pub(crate) ceiling: u32,
     is_doubled: bool,
@@ -42,6 +47,7 @@ impl Conversation {
         Ok(Self {
             first: render(prompt, task, &task.product)?,
             further: Vec::new(),
+            images: Vec::new(),
             ceiling: job.llm.max_output_tokens,
             is_doubled: false,
             reasks_left: job.llm.reask,
@@ -59,8 +65,11 @@ impl Conversation {
             );
             match messages.first_mut() {
                 Some(first) => first.content = format!("{}\n\n{rule}", first.content),
-                None => messages.push(Message { role: "user", content: rule }),
+                None => messages.push(Message::new("user", rule)),
             }
+        }
+        if let Some(question) = messages.iter_mut().rfind(|message| message.role == "user") {
+            question.images.clone_from(&self.images);
         }
         messages.extend(self.further.iter().cloned());
         messages
@@ -134,8 +143,8 @@ impl Conversation {
                      nothing else.",
                     failure.message.trim_end_matches('.')
                 );
-                self.further.push(Message { role: "assistant", content: shown.to_owned() });
-                self.further.push(Message { role: "user", content: correction });
+                self.further.push(Message::new("assistant", shown.to_owned()));
+                self.further.push(Message::new("user", correction));
                 true
             }
             _ => false,

@@ -1,7 +1,7 @@
 //! How many tokens a prompt may have, before the model counts them.
 //!
 //! Where the model's tokenizer is known it is used, and elsewhere bytes are counted. Both are corrected by what
-//! the model has counted so far, for the rest: a provider's own additions, images, another tokenizer.
+//! the model has counted so far, for the rest: a provider's own additions, another way to count images, another tokenizer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +11,8 @@ use tiktoken_rs::{
     CoreBPE, cl100k_base_singleton, o200k_base_singleton,
     tokenizer::{Tokenizer, get_tokenizer},
 };
+
+use images::ImageTokens;
 
 /// English text has about four characters a token; other scripts fewer, so that bytes are the safer measure.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -32,10 +34,11 @@ const OPENAI_HOSTS: [&str; 5] = [
     "openrouter.ai",
 ];
 
-/// Tokens that the messages probably have, whatever the model.
+/// Tokens that the messages probably have, whatever the model, and so many images with them.
 #[must_use]
-pub fn estimate_tokens(messages: &[Message]) -> u64 {
-    messages.iter().map(|message| TOKENS_PER_MESSAGE + by_bytes(&message.content)).sum()
+pub fn estimate_tokens(messages: &[Message], images: u64) -> u64 {
+    let of_message = |message: &Message| TOKENS_PER_MESSAGE + by_bytes(&message.content);
+    messages.iter().map(of_message).sum::<u64>() + images * ImageTokens::of("").estimate(None)
 }
 
 fn by_bytes(text: &str) -> u64 {
@@ -46,6 +49,7 @@ fn by_bytes(text: &str) -> u64 {
 #[derive(Debug)]
 pub struct Estimator {
     tokenizer: Option<Encoding>,
+    images: ImageTokens,
     /// Of the request, whatever the messages.
     fixed: u64,
     corrector: Corrector,
@@ -117,7 +121,8 @@ impl Estimator {
     #[must_use]
     pub fn new(model: &str, host: &str, schema: Option<&Value>) -> Self {
         let tokenizer = Encoding::of(model, host);
-        let mut estimator = Self { tokenizer, fixed: TOKENS_OF_BEGINNING, corrector: Corrector::default() };
+        let (images, corrector) = (ImageTokens::of(model), Corrector::default());
+        let mut estimator = Self { tokenizer, images, fixed: TOKENS_OF_BEGINNING, corrector };
         // Makes the table, too: better now than while a product waits.
         estimator.fixed += estimator.count(&schema.map(Value::to_string).unwrap_or_default());
         estimator
@@ -132,9 +137,21 @@ impl Estimator {
     /// The same, to be compared with what the model counts.
     #[must_use]
     pub fn measure(&self, messages: &[Message]) -> Estimate {
-        let of_message = |message: &Message| TOKENS_PER_MESSAGE + self.count(&message.content);
+        let of_message = |message: &Message| {
+            let images = message.images.iter().map(|image| self.images.estimate(image.size)).sum::<u64>();
+            TOKENS_PER_MESSAGE + self.count(&message.content) + images
+        };
         let uncorrected = self.fixed + messages.iter().map(of_message).sum::<u64>();
         Estimate { tokens: self.corrector.correct(uncorrected), uncorrected }
+    }
+
+    /// The most tokens that the prompt of such a request can have. No token of a text is shorter than a byte; images count
+    /// by their pixels, and their bytes say nothing.
+    #[must_use]
+    pub(crate) fn most(&self, messages: &[Message], request_bytes: usize) -> u64 {
+        let images = || messages.iter().flat_map(|message| &message.images);
+        let image_bytes: usize = images().map(|image| image.data_url.len()).sum();
+        request_bytes.saturating_sub(image_bytes) as u64 + images().count() as u64 * self.images.most()
     }
 
     /// Tokens of a text alone, such as an answer without usage.
@@ -198,6 +215,8 @@ impl Corrector {
         self.0.store((ratio + (found - ratio) * Self::WEIGHT).to_bits(), Ordering::Relaxed);
     }
 }
+
+mod images;
 
 #[cfg(test)]
 mod tests;

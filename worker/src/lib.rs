@@ -25,6 +25,7 @@ mod attempt;
 mod conversation;
 mod estimate;
 mod hedge;
+mod images;
 mod lease;
 mod model;
 mod product;
@@ -32,6 +33,7 @@ mod refusals;
 mod routes;
 
 pub use estimate::{Corrector, Estimate, Estimator, estimate_tokens};
+pub use images::count_images;
 use product::Desk;
 pub use routes::FindKey;
 pub use shelfmill_pipeline::job::{BadBaseUrl, check_base_url};

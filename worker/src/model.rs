@@ -1,4 +1,4 @@
-//! Calls to the model. The only file that knows reqwest.
+//! Calls to the model. With its parts and `images/fetch.rs`, all that knows reqwest.
 //!
 //! - One deadline covers a call from its start to the last byte of its answer; a body is read up to a limit, and
 //!   nothing is unpacked (no encoding is offered, and one that comes unasked is bytes like any). So a server that
@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Client, Response, StatusCode,
@@ -39,7 +40,7 @@ pub(crate) use dialect::{Dialect, Sent};
 pub(crate) use endpoint::Endpoint;
 pub(crate) use headers::{LimitHints, Rate};
 pub(crate) use key::Key;
-pub(crate) use refusal::{Unsupported, error_inside, refusal};
+pub(crate) use refusal::{Unsupported, error_inside, refusal, retry_after};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer may have 1 MiB; escaped and wrapped it can be larger.
@@ -120,7 +121,7 @@ impl ModelClient {
     pub(crate) async fn call(
         &self,
         (endpoint, key): (&Endpoint, &Key),
-        request: &[u8],
+        request: &Bytes,
         id: &str,
         number: u32,
         deadline: Duration,
@@ -134,7 +135,7 @@ impl ModelClient {
             .headers(key.headers().clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(REQUEST_ID_HEADER, request_id(id, number))
-            .body(request.to_vec());
+            .body(request.clone());
         let exchange = async {
             let response = match call.send().await {
                 Ok(response) => response,

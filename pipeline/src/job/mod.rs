@@ -13,6 +13,7 @@ use crate::identity::fingerprint;
 
 mod base_url;
 mod builtin;
+mod chat;
 mod file;
 mod known;
 mod limits;
@@ -23,11 +24,12 @@ mod schema;
 mod window;
 
 pub use base_url::{BadBaseUrl, check_base_url};
+pub use chat::{Image, Message};
 pub use file::{JobProblem, JobProblems};
 pub use limits::{Limits, NoPercentile, Percentile};
 pub use llm::{EndpointSpec, Images, Llm, ModelEndpoint, OnOverflow, Structured};
 pub use prices::{PRICES_AS_OF, Prices};
-pub use prompt::{Message, Prompt, PromptError};
+pub use prompt::{Prompt, PromptError};
 pub use schema::{AnswerSchema, Violation};
 
 /// Everything a worker must know to analyse a product.

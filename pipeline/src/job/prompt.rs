@@ -4,10 +4,9 @@
 //! costs as much as a good one. Products are data: no template syntax in a product is ever evaluated.
 
 use minijinja::{Environment, UndefinedBehavior, context};
-use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::PromptTemplates;
+use super::{Message, PromptTemplates};
 
 const SYSTEM: &str = "prompt.system";
 const USER: &str = "prompt.user";
@@ -19,15 +18,6 @@ const FUEL: u64 = 1_000_000;
 pub struct Prompt {
     environment: Environment<'static>,
     has_system: bool,
-}
-
-/// A message of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Message {
-    /// `system` or `user`.
-    pub role: &'static str,
-    /// What it says.
-    pub content: String,
 }
 
 /// Why a prompt cannot be made; the text names template and line.
@@ -128,7 +118,7 @@ impl Prompt {
             context! { id => id, product => minijinja::Value::from(minijinja::value::Serde(&product)) };
         let message = |role, name| {
             let content = self.environment.get_template(name)?.render(&values)?;
-            Ok::<_, PromptError>(Message { role, content })
+            Ok::<_, PromptError>(Message::new(role, content))
         };
         let mut messages = Vec::with_capacity(2);
         if self.has_system {

@@ -97,17 +97,17 @@ async fn wrong_requests_get_openais_errors() {
 }
 
 #[tokio::test]
-async fn requests_beyond_four_mebibytes_are_told_so() {
+async fn requests_beyond_32_mebibytes_are_told_so() {
     let server = Server::start(Config::default()).await;
     let mut body = request("a");
-    body["messages"][1]["content"] = json!("x".repeat(4 * 1024 * 1024 - 4096));
+    body["messages"][1]["content"] = json!("x".repeat(32 * 1024 * 1024 - 4096));
     let body = body.to_string();
     assert_eq!(server.post(CHAT, "", body.as_bytes()).await.status(), 200);
     for more in [8 * 1024, 16 * 1024 * 1024] {
         let padded = body.clone() + &" ".repeat(more);
         let response = server.post(CHAT, "", padded.as_bytes()).await;
         assert_eq!(response.status(), 413);
-        assert!(response.json()["error"]["message"].as_str().unwrap().contains("4194304 bytes"));
+        assert!(response.json()["error"]["message"].as_str().unwrap().contains("33554432 bytes"));
     }
 }
 

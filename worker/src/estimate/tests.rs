@@ -7,7 +7,7 @@ use super::*;
 const OPENAI: &str = "api.openai.com";
 
 fn prompt(text: &str) -> Vec<Message> {
-    vec![Message { role: "user", content: text.to_owned() }]
+    vec![Message::new("user", text.to_owned())]
 }
 
 #[test]

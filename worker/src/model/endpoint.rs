@@ -1,5 +1,6 @@
 //! Where requests go, and what they look like.
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 use shelfmill_pipeline::job::{AnswerSchema, Job, Message, ModelEndpoint, Structured};
@@ -79,11 +80,11 @@ impl Endpoint {
     }
 
     /// The body of a request, for an answer of at most so many tokens.
-    pub(crate) fn request(&self, messages: &[Message], ceiling: u32, sent: Sent) -> anyhow::Result<Vec<u8>> {
+    pub(crate) fn request(&self, messages: &[Message], ceiling: u32, sent: Sent) -> anyhow::Result<Bytes> {
         let ceiling = Some(ceiling);
         let (max_tokens, max_completion_tokens) =
             if sent.has_new_token_field { (None, ceiling) } else { (ceiling, None) };
-        Ok(serde_json::to_vec(&Request {
+        Ok(Bytes::from(serde_json::to_vec(&Request {
             model: &self.at.model,
             messages,
             temperature: self.temperature,
@@ -95,6 +96,6 @@ impl Endpoint {
                 Structured::None => None,
             },
             extra: &self.extra,
-        })?)
+        })?))
     }
 }

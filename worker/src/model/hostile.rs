@@ -46,7 +46,7 @@ async fn call(url: &str) -> (Result<Vec<u8>, CallFailure>, Duration) {
     let client = ModelClient::new(4, 0).unwrap();
     let way = (&endpoint(url), &Key::new(SecretString::from(KEY)).unwrap());
     let started = Instant::now();
-    let ended = client.call(way, b"{}", "1", 1, DEADLINE).await.body;
+    let ended = client.call(way, &Bytes::from_static(b"{}"), "1", 1, DEADLINE).await.body;
     let elapsed = started.elapsed();
     assert!(elapsed < DEADLINE + SLACK, "{elapsed:?}");
     assert!(!format!("{ended:?}").contains("canary"), "{ended:?}");

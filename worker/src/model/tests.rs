@@ -23,7 +23,7 @@ async fn call(server: &MockServer, deadline: Duration) -> Result<Vec<u8>, CallFa
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = ModelClient::new(4, 0).unwrap();
     let endpoint = endpoint(&server.uri());
-    let messages = [Message { role: "user", content: "hello".into() }];
+    let messages = [Message::new("user", "hello".into())];
     client
         .call(
             (&endpoint, &key()),
@@ -113,7 +113,8 @@ async fn nobody_at_home_is_a_network_failure_that_does_not_show_the_key() {
     let client = ModelClient::new(1, 0).unwrap();
     let url = format!("http://127.0.0.1:{port}");
     let way = (&endpoint(&url), &key());
-    let failure = client.call(way, b"{}", "1", 1, Duration::from_secs(5)).await.body.unwrap_err();
+    let failure =
+        client.call(way, &Bytes::from_static(b"{}"), "1", 1, Duration::from_secs(5)).await.body.unwrap_err();
     assert_eq!(failure.class, FailureClass::Network);
     assert!(!format!("{failure:?}").contains("canary"), "{failure:?}");
 }
