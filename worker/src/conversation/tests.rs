@@ -66,6 +66,51 @@ fn a_violation_is_shown_to_the_model_as_often_as_the_job_says() {
 }
 
 #[test]
+fn images_stay_with_the_products_own_question() {
+    let mut job = job();
+    job.llm.on_overflow = OnOverflow::Truncate;
+    let product = json!({"a": "x".repeat(8_000)});
+    let mut conversation = begin(&job, &product);
+    let shown = |conversation: &Conversation| {
+        let messages = conversation.messages(Structured::None, &json!({}));
+        messages.iter().map(|message| message.images.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&conversation), [0, 0]);
+    let data_url = format!("data:image/png;base64,{}", "A".repeat(4_000_000));
+    conversation.images.push(Arc::new(Image { data_url, size: Some((512, 512)) }));
+    assert_eq!(shown(&conversation), [0, 1]);
+    assert!(conversation.goes_on_after(&failure(FailureClass::Malformed, "x"), 200));
+    assert_eq!(shown(&conversation), [0, 1, 0, 0], "and are not shown again");
+    conversation.ask_anew(&job);
+    let (prompt, estimator) = (Prompt::compile(&job.prompt).unwrap(), Estimator::new("m", "localhost", None));
+    let window = (Some(1_000), &estimator);
+    let fitted = conversation.fit(&job, &prompt, &task(&product), window, Structured::JsonSchema).unwrap();
+    assert!((255..=900).contains(&fitted.tokens), "its bytes are no tokens: {fitted:?}");
+    assert!(conversation.shortened.is_some());
+    assert_eq!(shown(&conversation), [0, 1], "a shortened prompt keeps them");
+    let messages = conversation.messages(Structured::JsonSchema, &json!({}));
+    let request = serde_json::to_vec(&messages).unwrap();
+    let most = estimator.most(&messages, request.len());
+    assert!((16_384..20_000).contains(&most), "{most}");
+    job.llm.on_overflow = OnOverflow::Fail;
+    let window = (Some(300), &estimator);
+    let told = begin_with_image(&job, &json!({"a": 1})).fit(
+        &job,
+        &prompt,
+        &task(&json!({"a": 1})),
+        window,
+        Structured::JsonSchema,
+    );
+    assert_eq!(told.unwrap_err().class, FailureClass::ContextTooLong, "an image takes room, too");
+}
+
+fn begin_with_image(job: &Job, product: &Value) -> Conversation {
+    let mut conversation = begin(job, product);
+    conversation.images.push(Arc::new(Image { data_url: "data:".to_owned(), size: Some((512, 512)) }));
+    conversation
+}
+
+#[test]
 fn where_the_server_takes_no_schema_the_prompt_has_it() {
     let conversation = begin(&job(), &json!({"a": 1}));
     let schema = json!({"type": "object"});

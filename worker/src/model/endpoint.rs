@@ -9,6 +9,11 @@ use url::Url;
 use super::{Dialect, Sent};
 use crate::{OPENAI_BASE_URL, check_base_url};
 
+/// What is around an image's URL.
+const IMAGE_PART_BYTES: usize = 64;
+/// What a request has beside its images.
+const USUAL_BYTES: usize = 16 * 1024;
+
 /// Where requests go, and the parts that are the same in all of them.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
@@ -84,7 +89,11 @@ impl Endpoint {
         let ceiling = Some(ceiling);
         let (max_tokens, max_completion_tokens) =
             if sent.has_new_token_field { (None, ceiling) } else { (ceiling, None) };
-        Ok(Bytes::from(serde_json::to_vec(&Request {
+        // Images are most of a request: a buffer that grows by doubling would take twice their room.
+        let images = messages.iter().flat_map(|message| &message.images);
+        let image_bytes: usize = images.map(|image| image.data_url.len() + IMAGE_PART_BYTES).sum();
+        let mut body = Vec::with_capacity(image_bytes + USUAL_BYTES);
+        let request = Request {
             model: &self.at.model,
             messages,
             temperature: self.temperature,
@@ -96,6 +105,8 @@ impl Endpoint {
                 Structured::None => None,
             },
             extra: &self.extra,
-        })?))
+        };
+        serde_json::to_writer(&mut body, &request)?;
+        Ok(Bytes::from(body))
     }
 }
