@@ -139,12 +139,15 @@ fn learns(per_second: f64, blast: u32, seconds: f64) -> Provider {
 }
 
 #[test]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers")]
 fn a_limit_that_nobody_told_is_learned_from_refusals() {
     for per_second in [0.2, 5.0, 50.0, 2_000.0] {
         let seconds = if per_second < 1.0 { 600.0 } else { 60.0 };
-        let provider = learns(per_second, 200, seconds);
+        // More than the provider's bucket holds, all at once.
+        let blast = (per_second * 2.0).max(20.0) as u32;
+        let provider = learns(per_second, blast, seconds);
         let used = f64::from(provider.let_through) / (per_second * seconds);
-        let refused = f64::from(provider.refused.saturating_sub(200)) / f64::from(provider.let_through);
+        let refused = f64::from(provider.refused.saturating_sub(blast)) / f64::from(provider.let_through);
         assert!(used > 0.8 && refused < 0.05, "{per_second}: {used:.2} used, {refused:.3} refused");
     }
 }
