@@ -2,12 +2,13 @@ use std::time::Duration;
 
 use shelfmill_pipeline::{
     broker::Connect,
+    changes::Changes,
     failure::FailureClass,
     identity::IdHash,
-    job::{Job, Limits},
+    job::{Job, Limits, Structured},
     ledger::{
-        Admission, Begun, Call, Claim, Done, EmbeddedLedger, Grant, Halt, HaltCause, JournalMark, Kept,
-        Ledger, RedisConfig, RedisLedger, State, Turn,
+        Admission, Begun, Call, Claim, Dialect, Done, EmbeddedLedger, Grant, Halt, HaltCause, JournalMark,
+        Kept, Ledger, RedisConfig, RedisLedger, State, Turn,
     },
     message::{Outcome, Rejects, Spent},
     money::Money,
@@ -54,6 +55,7 @@ over_both_ledgers!(
     a_result_follows_a_failure_and_nothing_follows_a_result,
     products_that_were_never_admitted_can_be_recorded,
     pace_and_pause_hold_for_all,
+    what_was_found_out_of_a_server_is_kept_for_the_run,
     nobody_calls_without_a_claim,
     a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again,
     calls_hold_what_they_can_cost_and_never_exceed_the_budget,
@@ -568,7 +570,7 @@ async fn failed_products_can_be_put_back() {
     let task = &products[0].task;
     assert_eq!((task.id.as_str(), task.seq, task.attempts, task.spent.calls), ("SM-1", 1, 0, 2));
     for expected in [1, 0] {
-        assert_eq!(ledger.reopen(&[task.hash()]).await.unwrap(), expected);
+        assert_eq!(ledger.reopen(&[task.hash()], &Changes::default()).await.unwrap(), expected);
     }
     // An aggregator that tells its whole file again does not undo it.
     let (hash, class) = (task.hash(), FailureClass::Malformed);
@@ -594,7 +596,7 @@ async fn failed_products_can_be_put_back() {
         .unwrap();
     ledger.forget_failures(&[task.hash()]).await.unwrap();
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 1, "failed again");
-    ledger.reopen(&[task.hash()]).await.unwrap();
+    ledger.reopen(&[task.hash()], &Changes::default()).await.unwrap();
     ledger.forget_failures(&[task.hash()]).await.unwrap();
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 0);
     assert!(matches!(
@@ -603,4 +605,81 @@ async fn failed_products_can_be_put_back() {
     ));
     let progress = ledger.progress().await.unwrap();
     assert_eq!((progress.failed, progress.scan.unwrap().failed, progress.failures), (0, 0, vec![]));
+}
+
+async fn what_was_found_out_of_a_server_is_kept_for_the_run(ledger: &dyn Ledger) {
+    let servers = ["here", "there"].map(ToOwned::to_owned);
+    assert_eq!(ledger.dialects(&servers).await.unwrap(), [Dialect::default(); 2]);
+    let found = Dialect { structured: Some(Structured::JsonObject), has_new_token_field: Some(true) };
+    ledger.keep_dialect("there", Dialect { structured: None, ..found }).await.unwrap();
+    ledger.keep_dialect("there", found).await.unwrap();
+    assert_eq!(ledger.dialects(&servers).await.unwrap(), [Dialect::default(), found]);
+    assert_eq!(ledger.dialects(&[]).await.unwrap(), []);
+}
+
+fn with_ceiling(tokens: u32) -> Changes {
+    Changes { max_output_tokens: Some(tokens), ..Changes::default() }
+}
+
+/// What a claim says of how the product is to be asked.
+async fn changes_of(ledger: &dyn Ledger, product: IdHash) -> Option<Changes> {
+    match ledger.claim(product, "one", LEASE).await.unwrap() {
+        Claim::Granted(grant) => grant.changes,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_product_that_was_put_back_is_asked_as_was_said_last_whoever_asks() {
+    let ledger = in_redis(&fresh_run("changes"));
+    let product = hash("f");
+    assert_eq!(changes_of(&ledger, hash("never failed")).await, None, "its task may know more");
+    let fails = async |size| record(&ledger, &[failed("f", FailureClass::Truncated)], &mark(size)).await;
+    let release = async || {
+        assert!(ledger.release(product, "one", &Spent::default(), Money::ZERO).await.unwrap());
+    };
+    fails(1).await;
+    assert_eq!(ledger.reopen(&[product], &with_ceiling(4096)).await.unwrap(), 1);
+    // A producer publishes it anew: its task says nothing of changes.
+    let scan = scan(&ledger).await;
+    let open = Admission::Open { spent: Spent::default() };
+    assert_eq!(ledger.admit(scan, 1, &[product]).await.unwrap(), [open]);
+    for _ in 0..2 {
+        assert_eq!(changes_of(&ledger, product).await, Some(with_ceiling(4096)), "at every claim");
+        release().await;
+    }
+    // An aggregator tells its files again; requeue died and is done again, the same or otherwise.
+    let again =
+        Done::Failed { hash: product, class: FailureClass::Truncated, line: "{}", is_told_again: true };
+    record(&ledger, &[again], &mark(1)).await;
+    for changes in [with_ceiling(4096), with_ceiling(8192), Changes::default(), with_ceiling(2048)] {
+        assert_eq!(ledger.reopen(&[product], &changes).await.unwrap(), 0);
+        assert_eq!(changes_of(&ledger, product).await, Some(changes));
+        release().await;
+    }
+    ledger.forget_failures(&[product]).await.unwrap();
+    assert_eq!(changes_of(&ledger, product).await, Some(with_ceiling(2048)));
+    // It has failed again, and is put back without changes: whatever an old task of it says, it has none.
+    fails(2).await;
+    assert_eq!(ledger.reopen(&[product], &Changes::default()).await.unwrap(), 1);
+    assert_eq!(changes_of(&ledger, product).await, Some(Changes::default()));
+    release().await;
+    fails(3).await;
+    ledger.reopen(&[product], &with_ceiling(4096)).await.unwrap();
+    record(&ledger, &[Done::Completed(product)], &mark(4)).await;
+    assert_eq!(ledger.reopen(&[product], &with_ceiling(4096)).await.unwrap(), 0, "it is done");
+    assert!(matches!(ledger.claim(product, "one", LEASE).await.unwrap(), Claim::Done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_ledger_tells_how_a_product_is_asked_until_it_is_done() {
+    let ledger = EmbeddedLedger::new();
+    ledger.remember_changes(hash("f"), with_ceiling(4096));
+    for _ in 0..2 {
+        assert_eq!(changes_of(&ledger, hash("f")).await, Some(with_ceiling(4096)));
+        assert!(ledger.release(hash("f"), "one", &Spent::default(), Money::ZERO).await.unwrap());
+    }
+    assert_eq!(changes_of(&ledger, hash("other")).await, None);
+    record(&ledger, &[Done::Completed(hash("f"))], &mark(1)).await;
+    assert!(matches!(ledger.claim(hash("f"), "one", LEASE).await.unwrap(), Claim::Done));
 }

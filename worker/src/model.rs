@@ -28,8 +28,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 use shelfmill_pipeline::{
     failure::FailureClass,
-    identity::IdHash,
-    job::{AnswerSchema, Job, Message, Structured},
+    identity::{IdHash, fingerprint},
+    job::{AnswerSchema, Job, JobFingerprint, Message, Structured},
     record::{MESSAGE_LIMIT_BYTES, RAW_LIMIT_BYTES},
 };
 use tokio::time::timeout;
@@ -123,7 +123,7 @@ impl Endpoint {
         }))?;
         let is_openai = url.host_str().is_some_and(|host| host.ends_with("openai.com"));
         Ok(Self {
-            dialect: Dialect::new(job.llm.structured, is_openai),
+            dialect: Dialect::new(name_of(&url, job), job.llm.structured, is_openai),
             url,
             model: job.llm.model.clone(),
             temperature: job.llm.temperature,
@@ -267,6 +267,14 @@ fn build(connections: usize) -> anyhow::Result<Client> {
         .redirect(Policy::none())
         .build()
         .context("cannot make an HTTP client")
+}
+
+/// What the ledger calls a server that is asked this question: what it refused of another need not hold.
+fn name_of(url: &Url, job: &Job) -> String {
+    let JobFingerprint { prompt, schema, model } = job.fingerprint();
+    let way = format!("{:?}", job.llm.structured);
+    let parts = [url.as_str(), &job.llm.model, &way, &prompt, &schema, &model];
+    fingerprint(&parts.map(str::as_bytes))
 }
 
 /// Names the product and the call, for the provider's support and for the simulator.

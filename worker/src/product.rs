@@ -17,7 +17,7 @@
 
 use std::{
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -38,6 +38,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 use crate::{
     WorkerConfig,
     analysis::{Account, Analyst, Verdict},
+    analysts::Analysts,
     lease::{LEASE, Leases, RENEW_EVERY},
     model::ModelClient,
 };
@@ -63,7 +64,7 @@ pub(crate) struct Desk {
     run_is_lost: AtomicBool,
     is_halted: AtomicBool,
     model: ModelClient,
-    analyst: RwLock<Arc<Analyst>>,
+    analysts: Analysts,
     company: Arc<tokio::sync::RwLock<()>>,
 }
 
@@ -93,7 +94,7 @@ impl Desk {
             run_is_lost: AtomicBool::new(false),
             is_halted: AtomicBool::new(false),
             model,
-            analyst: RwLock::new(Arc::new(analyst)),
+            analysts: Analysts::new(analyst),
             company: Arc::default(),
         })
     }
@@ -128,6 +129,7 @@ impl Desk {
                 tracing::debug!(%error, "could not renew claims");
             }
             self.follow_job().await;
+            self.follow_dialects().await;
             // Those that wait for their turn or for an answer are not told otherwise.
             if matches!(self.ledger.halted().await, Ok(Some(_))) {
                 let _ = self.halt(None).await;
@@ -149,13 +151,13 @@ impl Desk {
             }
         }
         let Some(job) = job else { return };
-        if self.analyst().is_of(&job) {
+        if self.analysts.are_of(&job) {
             return;
         }
         match Analyst::new(&self.config, job) {
             Ok(analyst) => {
                 tracing::info!("the run's job was changed, going on with the new one");
-                *self.analyst.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(analyst);
+                self.analysts.replace(analyst);
             }
             Err(error) => {
                 tracing::error!(%error, "the run's new job cannot be used, going on with the old one")
@@ -163,8 +165,9 @@ impl Desk {
         }
     }
 
-    fn analyst(&self) -> Arc<Analyst> {
-        Arc::clone(&self.analyst.read().unwrap_or_else(PoisonError::into_inner))
+    /// Begins with, and keeps up with, what was found out of the models' servers.
+    pub(crate) async fn follow_dialects(&self) {
+        self.analysts.follow_dialects(self.ledger.as_ref()).await;
     }
 
     pub(crate) async fn process(&self, mut delivery: Delivery<Task>) -> anyhow::Result<()> {
@@ -184,6 +187,9 @@ impl Desk {
         let known = delivery.message.spent.or_more(grant.spent);
         let repeated_calls = known.repeated_calls + grant.lost_calls;
         delivery.message.spent = Spent { repeated_calls, ..known };
+        if let Some(changes) = grant.changes {
+            delivery.message.changes = changes;
+        }
         let mut account = Account::of(&delivery.message);
 
         // 2.
@@ -192,14 +198,18 @@ impl Desk {
             () = self.stopper.stopped() => None,
         };
         // (Where an error ends this, the worker ends: what is still held then is given up by `abandon`.)
+        let analyst =
+            self.analysts.with(&delivery.message.changes, &self.config, self.ledger.as_ref()).await?;
         let verdict = if company.is_none() {
             Verdict::Later(Duration::ZERO)
         } else if grant.lost_claims >= POISONED_AFTER {
-            Verdict::Outcome(self.analyst().poisoned(&delivery.message, grant.lost_claims))
+            Verdict::Outcome(analyst.poisoned(&delivery.message, grant.lost_claims))
+        } else if let Some(outcome) = self.unaffordable(&analyst, &delivery.message) {
+            Verdict::Outcome(outcome)
         } else {
             let (ledger, stopper) = (self.ledger.as_ref(), &self.stopper);
             let (task, services) = (&mut delivery.message, (&self.model, ledger));
-            self.analyst().analyse(task, &mut account, &token, services, stopper).await?
+            analyst.analyse(task, &mut account, &token, services, stopper).await?
         };
         drop(company);
         let cost = account.unknown_to_ledger(&delivery.message);
@@ -235,6 +245,10 @@ impl Desk {
                 Ok(delivery.retry_later(BUSY_DELAY).await?)
             }
         }
+    }
+
+    fn unaffordable(&self, analyst: &Analyst, task: &Task) -> Option<Outcome> {
+        if task.changes.is_empty() { None } else { analyst.unaffordable(task) }
     }
 
     async fn company(&self, lost_claims: u32) -> Company {

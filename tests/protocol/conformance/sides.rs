@@ -7,6 +7,7 @@ use std::{
 
 use shelfmill_pipeline::{
     broker::Connect,
+    changes::Changes,
     failure::FailureClass,
     identity::IdHash,
     job::Limits,
@@ -238,7 +239,7 @@ impl<'s> Sides<'s> {
             Call::Reopen { products } => {
                 let Some(redis) = self.redis else { return Default::default() };
                 let hashes: Vec<IdHash> = products.iter().map(|product| hash(*product)).collect();
-                let said = redis.ledger.reopen(&hashes).await.unwrap();
+                let said = redis.ledger.reopen(&hashes, &Changes::default()).await.unwrap();
                 return (said.to_string(), model.reopen(products).to_string());
             }
             Call::Forget { products } => {
@@ -385,7 +386,7 @@ fn expected_claim(claim: Claim) -> String {
         Claim::Answered(line) => format!("answered {}", line.spent.calls),
         Claim::Granted(lost, spent) => {
             let (lost_claims, lost_calls) = (lost.claims.into(), lost.calls.into());
-            format!("{:?}", Grant { lost_claims, lost_calls, spent: real_spent(spent) })
+            format!("{:?}", Grant { lost_claims, lost_calls, spent: real_spent(spent), changes: None })
         }
     }
 }

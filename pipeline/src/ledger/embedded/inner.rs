@@ -7,10 +7,13 @@ use super::{
     table::{Entry, Table},
 };
 use crate::{
+    changes::Changes,
     failure::FailureClass,
     identity::IdHash,
     job::Job,
-    ledger::{Admission, ClaimToken, Done, Grant, Halt, JournalMark, ScanCounts, State, Vitals, pace::Pace},
+    ledger::{
+        Admission, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, ScanCounts, State, Vitals, pace::Pace,
+    },
     message::{Outcome, Spent},
     money::Money,
 };
@@ -22,6 +25,8 @@ pub(super) struct Inner {
     pub(super) claims: HashMap<IdHash, Held>,
     pub(super) answers: HashMap<IdHash, Outcome>,
     pub(super) spent: HashMap<IdHash, Spent>,
+    pub(super) changes: HashMap<IdHash, Changes>,
+    pub(super) dialects: HashMap<String, Dialect>,
     pub(super) inflight: Option<(Inflight, String)>,
     pub(super) inflight_told: bool,
     pub(super) pace: Pace,
@@ -63,10 +68,11 @@ impl Inner {
     }
 
     pub(super) fn note_claim(&mut self, product: IdHash) -> Grant {
-        let Some((inflight, _)) = &mut self.inflight else { return Grant::default() };
+        let changes = self.changes.get(&product).cloned();
+        let Some((inflight, _)) = &mut self.inflight else { return Grant { changes, ..Grant::default() } };
         let (grant, noted) = inflight.claim(product);
         self.forgive(noted);
-        grant
+        Grant { changes, ..grant }
     }
 
     pub(super) fn note_call(&mut self, product: &IdHash, number: u32) {

@@ -5,6 +5,7 @@
 
 use super::RedisLedger;
 use crate::{
+    changes::Changes,
     failure::FailureClass,
     identity::IdHash,
     ledger::LedgerError,
@@ -59,11 +60,12 @@ impl RedisLedger {
         Ok((next, products))
     }
 
-    /// Lets workers claim these failed products again; how many of them were failed.
-    pub async fn reopen(&self, products: &[IdHash]) -> Result<u64, LedgerError> {
+    /// Lets workers claim these failed products again, to be asked so; how many of them were failed.
+    pub async fn reopen(&self, products: &[IdHash], changes: &Changes) -> Result<u64, LedgerError> {
         let mut call = self.scripts.reopen.prepare_invoke();
         call.key(&self.keys.run).key(&self.keys.claims).key(&self.keys.answers).key(&self.keys.failures);
-        call.key(&self.keys.pace);
+        call.key(&self.keys.pace).key(&self.keys.spent);
+        call.arg(if changes.is_empty() { String::new() } else { changes.encode() });
         for product in products {
             call.key(self.keys.bucket(product)).arg(product.as_bytes());
         }

@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use redis::{AsyncCommands, ScriptInvocation};
 
 use super::{
-    Admission, Begun, Call, Claim, ClaimToken, Done, Grant, Halt, JournalMark, Kept, Ledger, LedgerError,
-    Progress, ScanCounts, State, Turn, Vitals,
+    Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, Kept, Ledger,
+    LedgerError, Progress, ScanCounts, State, Turn, Vitals,
     pace::{Charge, charges},
 };
 use crate::{
@@ -31,7 +31,7 @@ use client::Connection;
 pub use client::RedisConfig;
 pub use failed::FailedProduct;
 use keys::{Keys, Scripts};
-use reply::{answer, count, json, ms, parse, spent_before};
+use reply::{answer, changes, count, json, ms, parse, spent_before};
 
 mod client;
 mod failed;
@@ -115,6 +115,11 @@ impl RedisLedger {
         let key = &self.keys.run;
         self.connection.run(|mut manager| async move { manager.hset(key, name, value).await }).await
     }
+}
+
+/// The field of the run in which a server's dialect is kept.
+fn dialect_of(server: impl std::fmt::Display) -> String {
+    format!("dialect:{server}")
 }
 
 #[async_trait]
@@ -211,10 +216,11 @@ impl Ledger for RedisLedger {
         match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
             [b"done"] => Ok(Claim::Done),
             [b"busy"] => Ok(Claim::Busy),
-            [b"granted", claims, calls, spent] => Ok(Claim::Granted(Grant {
+            [b"granted", claims, calls, spent, changed] => Ok(Claim::Granted(Grant {
                 lost_claims: count(claims)?,
                 lost_calls: count(calls)?,
                 spent: spent_before(spent)?,
+                changes: changes(changed)?,
             })),
             [b"answered", outcome] => answer(outcome).map(Claim::Answered),
             _ => Err(LedgerError::Unreadable { what: "claim" }),
@@ -329,6 +335,23 @@ impl Ledger for RedisLedger {
 
     async fn pause(&self, duration: Duration) -> Result<(), LedgerError> {
         self.invoke(self.scripts.pause.key(&self.keys.pace).arg(ms(duration))).await
+    }
+
+    async fn dialects(&self, servers: &[String]) -> Result<Vec<Dialect>, LedgerError> {
+        if servers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (key, names) = (&self.keys.run, servers.iter().map(dialect_of).collect::<Vec<_>>());
+        let names = &names;
+        let kept: Vec<Option<String>> =
+            self.connection.run(|mut manager| async move { manager.hmget(key, names).await }).await?;
+        kept.iter()
+            .map(|text| text.as_deref().map_or(Ok(Dialect::default()), |text| parse("dialect", text)))
+            .collect()
+    }
+
+    async fn keep_dialect(&self, server: &str, dialect: Dialect) -> Result<(), LedgerError> {
+        self.set_fact(&dialect_of(server), &json(&dialect)).await
     }
 
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError> {
