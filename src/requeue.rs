@@ -143,7 +143,9 @@ async fn of_fleet(run: &str, which: &WhichArgs, wanted: &Wanted, changes: &Chang
         products.retain(|product| wanted.has(product));
         let hashes: Vec<_> = products.iter().map(|product| product.task.hash()).collect();
         if !hashes.is_empty() {
-            ledger.reopen(&hashes, changes).await?;
+            let spent: Vec<_> =
+                products.iter().map(|product| (product.task.hash(), product.task.spent)).collect();
+            ledger.reopen(&spent, changes).await?;
             crash::point(Point::RequeueReopened);
             for product in &mut products {
                 product.task.changes.clone_from(changes);

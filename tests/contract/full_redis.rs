@@ -97,7 +97,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
             .await,
     );
     refused("pause", ledger.pause(LEASE).await);
-    refused("reopen", ledger.reopen(&[failed], &Changes::default()).await);
+    refused("reopen", ledger.reopen(&[(failed, Spent::default())], &Changes::default()).await);
     assert_eq!(content(&redis), before, "a script was done in part");
 
     // What only reads, keeps or frees.

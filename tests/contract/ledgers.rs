@@ -18,9 +18,9 @@ use shelfmill_pipeline::{
 use super::fresh_run;
 use crate::support::redis;
 
-const LEASE: Duration = Duration::from_secs(30);
+pub(super) const LEASE: Duration = Duration::from_secs(30);
 
-fn in_redis(run: &str) -> RedisLedger {
+pub(super) fn in_redis(run: &str) -> RedisLedger {
     let config = RedisConfig {
         url: redis::shared().url().into(),
         run: run.to_owned(),
@@ -63,7 +63,7 @@ over_both_ledgers!(
     a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line,
 );
 
-fn hash(id: &str) -> IdHash {
+pub(super) fn hash(id: &str) -> IdHash {
     IdHash::of(id)
 }
 
@@ -72,7 +72,7 @@ fn nth_call(number: u32) -> Call {
     Call { number, tokens: 1, most: Money::ZERO, before: Money::ZERO }
 }
 
-fn mark(size_bytes: u64) -> JournalMark {
+pub(super) fn mark(size_bytes: u64) -> JournalMark {
     JournalMark {
         journal: "j".to_owned(),
         place: "/here".to_owned(),
@@ -83,12 +83,12 @@ fn mark(size_bytes: u64) -> JournalMark {
 }
 
 /// Records, from whatever the ledger knows.
-async fn record(ledger: &dyn Ledger, done: &[Done<'_>], after: &JournalMark) {
+pub(super) async fn record(ledger: &dyn Ledger, done: &[Done<'_>], after: &JournalMark) {
     let before = ledger.journal().await.unwrap();
     assert!(ledger.record(done, before.as_ref(), after).await.unwrap());
 }
 
-fn failed(id: &str, class: FailureClass) -> Done<'static> {
+pub(super) fn failed(id: &str, class: FailureClass) -> Done<'static> {
     Done::Failed { hash: hash(id), class, line: "{}", is_told_again: false }
 }
 
@@ -96,7 +96,7 @@ fn outcome(number: u64) -> Outcome {
     Outcome::Rejected(Rejects { scan: number, first: 1, lines: Vec::new() })
 }
 
-async fn scan(ledger: &dyn Ledger) -> u64 {
+pub(super) async fn scan(ledger: &dyn Ledger) -> u64 {
     ledger.begin_scan("producer").await.unwrap().expect("no other producer")
 }
 
@@ -570,7 +570,7 @@ async fn failed_products_can_be_put_back() {
     let task = &products[0].task;
     assert_eq!((task.id.as_str(), task.seq, task.attempts, task.spent.calls), ("SM-1", 1, 0, 2));
     for expected in [1, 0] {
-        assert_eq!(ledger.reopen(&[task.hash()], &Changes::default()).await.unwrap(), expected);
+        assert_eq!(ledger.reopen(&[(task.hash(), task.spent)], &Changes::default()).await.unwrap(), expected);
     }
     // An aggregator that tells its whole file again does not undo it.
     let (hash, class) = (task.hash(), FailureClass::Malformed);
@@ -596,7 +596,7 @@ async fn failed_products_can_be_put_back() {
         .unwrap();
     ledger.forget_failures(&[task.hash()]).await.unwrap();
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 1, "failed again");
-    ledger.reopen(&[task.hash()], &Changes::default()).await.unwrap();
+    ledger.reopen(&[(task.hash(), task.spent)], &Changes::default()).await.unwrap();
     ledger.forget_failures(&[task.hash()]).await.unwrap();
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 0);
     assert!(matches!(
@@ -615,71 +615,4 @@ async fn what_was_found_out_of_a_server_is_kept_for_the_run(ledger: &dyn Ledger)
     ledger.keep_dialect("there", found).await.unwrap();
     assert_eq!(ledger.dialects(&servers).await.unwrap(), [Dialect::default(), found]);
     assert_eq!(ledger.dialects(&[]).await.unwrap(), []);
-}
-
-fn with_ceiling(tokens: u32) -> Changes {
-    Changes { max_output_tokens: Some(tokens), ..Changes::default() }
-}
-
-/// What a claim says of how the product is to be asked.
-async fn changes_of(ledger: &dyn Ledger, product: IdHash) -> Option<Changes> {
-    match ledger.claim(product, "one", LEASE).await.unwrap() {
-        Claim::Granted(grant) => grant.changes,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_product_that_was_put_back_is_asked_as_was_said_last_whoever_asks() {
-    let ledger = in_redis(&fresh_run("changes"));
-    let product = hash("f");
-    assert_eq!(changes_of(&ledger, hash("never failed")).await, None, "its task may know more");
-    let fails = async |size| record(&ledger, &[failed("f", FailureClass::Truncated)], &mark(size)).await;
-    let release = async || {
-        assert!(ledger.release(product, "one", &Spent::default(), Money::ZERO).await.unwrap());
-    };
-    fails(1).await;
-    assert_eq!(ledger.reopen(&[product], &with_ceiling(4096)).await.unwrap(), 1);
-    // A producer publishes it anew: its task says nothing of changes.
-    let scan = scan(&ledger).await;
-    let open = Admission::Open { spent: Spent::default() };
-    assert_eq!(ledger.admit(scan, 1, &[product]).await.unwrap(), [open]);
-    for _ in 0..2 {
-        assert_eq!(changes_of(&ledger, product).await, Some(with_ceiling(4096)), "at every claim");
-        release().await;
-    }
-    // An aggregator tells its files again; requeue died and is done again, the same or otherwise.
-    let again =
-        Done::Failed { hash: product, class: FailureClass::Truncated, line: "{}", is_told_again: true };
-    record(&ledger, &[again], &mark(1)).await;
-    for changes in [with_ceiling(4096), with_ceiling(8192), Changes::default(), with_ceiling(2048)] {
-        assert_eq!(ledger.reopen(&[product], &changes).await.unwrap(), 0);
-        assert_eq!(changes_of(&ledger, product).await, Some(changes));
-        release().await;
-    }
-    ledger.forget_failures(&[product]).await.unwrap();
-    assert_eq!(changes_of(&ledger, product).await, Some(with_ceiling(2048)));
-    // It has failed again, and is put back without changes: whatever an old task of it says, it has none.
-    fails(2).await;
-    assert_eq!(ledger.reopen(&[product], &Changes::default()).await.unwrap(), 1);
-    assert_eq!(changes_of(&ledger, product).await, Some(Changes::default()));
-    release().await;
-    fails(3).await;
-    ledger.reopen(&[product], &with_ceiling(4096)).await.unwrap();
-    record(&ledger, &[Done::Completed(product)], &mark(4)).await;
-    assert_eq!(ledger.reopen(&[product], &with_ceiling(4096)).await.unwrap(), 0, "it is done");
-    assert!(matches!(ledger.claim(product, "one", LEASE).await.unwrap(), Claim::Done));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_embedded_ledger_tells_how_a_product_is_asked_until_it_is_done() {
-    let ledger = EmbeddedLedger::new();
-    ledger.remember_changes(hash("f"), with_ceiling(4096));
-    for _ in 0..2 {
-        assert_eq!(changes_of(&ledger, hash("f")).await, Some(with_ceiling(4096)));
-        assert!(ledger.release(hash("f"), "one", &Spent::default(), Money::ZERO).await.unwrap());
-    }
-    assert_eq!(changes_of(&ledger, hash("other")).await, None);
-    record(&ledger, &[Done::Completed(hash("f"))], &mark(1)).await;
-    assert!(matches!(ledger.claim(hash("f"), "one", LEASE).await.unwrap(), Claim::Done));
 }

@@ -31,7 +31,7 @@ use client::Connection;
 pub use client::RedisConfig;
 pub use failed::FailedProduct;
 use keys::{Keys, Scripts};
-use reply::{answer, changes, count, json, ms, parse, spent_before};
+use reply::{answer, changes, count, json, ms, parse, spent_before, spent_text};
 
 mod client;
 mod failed;
@@ -243,10 +243,9 @@ impl Ledger for RedisLedger {
         spent: &Spent,
         cost: Money,
     ) -> Result<bool, LedgerError> {
-        let spent = if *spent == Spent::default() { String::new() } else { json(spent) };
         let mut call = self.scripts.release.prepare_invoke();
         call.key(&self.keys.claims).key(&self.keys.spent).key(&self.keys.pace);
-        self.invoke(call.arg(product.as_bytes()).arg(token).arg(spent).arg(cost.nanos())).await
+        self.invoke(call.arg(product.as_bytes()).arg(token).arg(spent_text(spent)).arg(cost.nanos())).await
     }
 
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError> {

@@ -30,6 +30,11 @@ pub(super) fn spent_before(json: &[u8]) -> Result<Spent, LedgerError> {
     serde_json::from_slice(json).map_err(|_| LedgerError::Unreadable { what: "claim" })
 }
 
+/// The same on its way there.
+pub(super) fn spent_text(spent: &Spent) -> String {
+    if *spent == Spent::default() { String::new() } else { json(spent) }
+}
+
 /// How a product that was put back is asked otherwise; `None` where none was.
 pub(super) fn changes(json: &[u8]) -> Result<Option<Changes>, LedgerError> {
     if json.is_empty() {
