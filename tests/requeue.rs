@@ -85,7 +85,7 @@ fn only_what_was_put_back_is_asked_otherwise_whoever_has_published_it() {
 }
 
 #[test]
-fn requeue_dies_at_each_of_its_steps_and_is_done_again() {
+fn requeue_and_a_worker_die_and_what_was_put_back_is_asked_otherwise() {
     for point in [Point::RequeueReopened, Point::RequeuePublished] {
         let fleet = Fleet::with_truncated("otherwise-dies", 20, SHORT);
         let of_small = asked_of(&fleet.simulator, "small");
@@ -95,15 +95,15 @@ fn requeue_dies_at_each_of_its_steps_and_is_done_again() {
         // What it has reopened is published by somebody who knows nothing of it.
         fleet.published_anew();
         fleet.put_back(&OTHERWISE);
+        // A worker takes some of them with it.
+        let end = fleet.worker().env("SHELFMILL_CRASH_AT", "worker.answered#3").run(DEADLINE);
+        assert!(end.stderr.contains("crash point"), "{end}");
         let workers = fleet.workers(1);
         ended(fleet.aggregator().run(DEADLINE));
-        fleet.assert_done(rabbitmq::shared(), redis::shared());
-        assert_eq!(
-            (asked_of(&fleet.simulator, "small"), asked_of(&fleet.simulator, "big")),
-            (of_small, 20),
-            "{}",
-            point.name()
-        );
+        fleet.assert_done_with(rabbitmq::shared(), redis::shared(), fleet.kills(1));
+        assert_eq!(asked_of(&fleet.simulator, "small"), of_small, "{}", point.name());
+        let of_big = asked_of(&fleet.simulator, "big");
+        assert!((20..=20 + fleet.concurrency).contains(&of_big), "{of_big} at {}", point.name());
         drop(workers);
     }
 }

@@ -31,6 +31,12 @@ fn journal() -> Vec<String> {
     ]
 }
 
+fn aside() -> Vec<String> {
+    let changes = r#"{"changes":{"model":"big","max_output_tokens":4096},"line":"#;
+    let with = |line: &str| format!("{changes}{line}}}\n");
+    failures().iter().map(|lines| lines.lines().map(with).collect::<String>() + lines).collect()
+}
+
 fn failures() -> Vec<String> {
     let failure = "\"failure\":{\"class\":\"malformed\",\"message\":\"no\",\"raw\":\"Sure!\\n\"},\"meta\"";
     let analysis = JOURNAL_LINE.find("\"analysis\"").unwrap();
@@ -133,6 +139,23 @@ proptest! {
                 let told = format!("{:#}", anyhow::Error::new(error));
                 prop_assert!(told.contains("damaged") && told.contains(", line "), "{}", told);
                 prop_assert_eq!(fs::read(folder.failures()).unwrap(), failures);
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_lines_aside_are_told_or_can_be_asked(aside in nearly(aside())) {
+        let place = folder();
+        let folder = Folder::open(place.path(), "spring").unwrap();
+        fs::write(folder.state_file("requeued.jsonl"), &aside).unwrap();
+        match put_back(&folder) {
+            Ok(products) => {
+                prop_assert!(products.len() <= whole_lines(&aside));
+                prop_assert!(products.values().all(|product| product.changes.check().is_ok()));
+            }
+            Err(error) => {
+                let told = format!("{:#}", anyhow::Error::new(error));
+                prop_assert!(told.contains("damaged") && told.contains(", line "), "{}", told);
             }
         }
     }

@@ -34,6 +34,7 @@ use keys::{Keys, Scripts};
 use reply::{answer, changes, count, json, ms, parse, spent_before, spent_text};
 
 mod client;
+mod dialects;
 mod failed;
 mod keys;
 mod outage;
@@ -115,11 +116,6 @@ impl RedisLedger {
         let key = &self.keys.run;
         self.connection.run(|mut manager| async move { manager.hset(key, name, value).await }).await
     }
-}
-
-/// The field of the run in which a server's dialect is kept.
-fn dialect_of(server: impl std::fmt::Display) -> String {
-    format!("dialect:{server}")
 }
 
 #[async_trait]
@@ -337,20 +333,11 @@ impl Ledger for RedisLedger {
     }
 
     async fn dialects(&self, servers: &[String]) -> Result<Vec<Dialect>, LedgerError> {
-        if servers.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (key, names) = (&self.keys.run, servers.iter().map(dialect_of).collect::<Vec<_>>());
-        let names = &names;
-        let kept: Vec<Option<String>> =
-            self.connection.run(|mut manager| async move { manager.hmget(key, names).await }).await?;
-        kept.iter()
-            .map(|text| text.as_deref().map_or(Ok(Dialect::default()), |text| parse("dialect", text)))
-            .collect()
+        self.kept_dialects(servers).await
     }
 
     async fn keep_dialect(&self, server: &str, dialect: Dialect) -> Result<(), LedgerError> {
-        self.set_fact(&dialect_of(server), &json(&dialect)).await
+        self.set_fact(&dialects::field(server), &json(&dialect)).await
     }
 
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError> {
