@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use shelfmill_pipeline::{
+    changes::Changes,
     crash::{self, Point},
     failure::FailureClass,
     identity::IdHash,
     job::{AnswerSchema, Job, Prompt},
-    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, Pulse, Turn},
+    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, LedgerError, Pulse, Turn},
     message::{Outcome, Task},
     money::Money,
     record::Failure,
@@ -27,6 +28,7 @@ use crate::{
     conversation::Conversation,
     hedge::Second,
     model::{CallFailure, ModelClient},
+    refusals::Whose,
     routes::{Route, Routes, is_outage},
 };
 
@@ -56,6 +58,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Analyst {
     /// As the ledger has it.
     given: Job,
+    concurrency: u32,
     /// With the job as it is done here.
     signature: Signature,
     pub(crate) prompt: Prompt,
@@ -100,6 +103,10 @@ impl Account {
 
 impl Analyst {
     pub(crate) fn new(config: &WorkerConfig, given: Job, concurrency: u32) -> anyhow::Result<Self> {
+        Self::of(config, given, concurrency, Whose::OfAll)
+    }
+
+    fn of(config: &WorkerConfig, given: Job, concurrency: u32, whose: Whose) -> anyhow::Result<Self> {
         let mut job = given.clone();
         if config.base_url.is_some() {
             anyhow::ensure!(
@@ -115,10 +122,10 @@ impl Analyst {
             })
             .context("the job's prompt")?;
         let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
-        let routes = Routes::new(config, &job, concurrency as usize)?;
+        let routes = Routes::new(config, &job, concurrency as usize, whose)?;
         let signature = Signature::new(job, config.name.clone());
         let seconds = Semaphore::new((concurrency as usize / 10).max(2));
-        Ok(Self { given, signature, prompt, schema, routes, seconds })
+        Ok(Self { given, concurrency, signature, prompt, schema, routes, seconds })
     }
 
     /// Whether this is the job that is to be done.
@@ -127,14 +134,48 @@ impl Analyst {
     }
 
     /// What is under way, of so many calls that may be.
-    pub(crate) fn pulse(&self, concurrency: u32) -> Pulse {
+    pub(crate) fn pulse(&self) -> Pulse {
         let (in_flight, limit) = self.routes.under_way();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Pulse { in_flight: count(in_flight), limit: count(limit).min(concurrency), ceiling: concurrency }
+        Pulse {
+            in_flight: count(in_flight),
+            limit: count(limit).min(self.concurrency),
+            ceiling: self.concurrency,
+        }
     }
 
     pub(crate) const fn job(&self) -> &Job {
         self.signature.job()
+    }
+
+    /// The same job, but for products that were put back to be asked otherwise.
+    pub(crate) fn changed(&self, config: &WorkerConfig, changes: &Changes) -> anyhow::Result<Self> {
+        let whose = if changes.model.is_some() { Whose::OfFew } else { Whose::OfAll };
+        Self::of(config, changes.applied_to(&self.given), self.concurrency, whose)
+    }
+
+    /// Learns what other workers were told, and tells them what they have not learned.
+    pub(crate) async fn follow_dialect(&self, ledger: &dyn Ledger) -> Result<(), LedgerError> {
+        for server in self.routes.servers() {
+            server.endpoint.dialect.follow(ledger).await?;
+        }
+        Ok(())
+    }
+
+    /// The outcome of a product that was put back for a model whose price nobody knows, where a budget needs it.
+    pub(crate) fn unaffordable(&self, task: &Task) -> Option<Outcome> {
+        let job = self.job();
+        let has_no_price = || job.llm.endpoints().iter().any(|endpoint| endpoint.prices.is_none());
+        let is_unknown = job.limits.budget.is_some() && has_no_price();
+        let message = || {
+            format!(
+                "the price of {} is not known, and the run has a budget; put it back once more, with --prices",
+                job.llm.model
+            )
+        };
+        is_unknown.then(|| {
+            self.failed(task, CallFailure::new(FailureClass::ModelRefused, message()), Duration::ZERO)
+        })
     }
 
     /// Attempts until there is a verdict; the task keeps count of them, and `account` of what the ledger knows.
@@ -191,11 +232,12 @@ impl Analyst {
                 Err(failure) => failure,
             };
             if failure.unsupported.is_some_and(|what| route.server.endpoint.dialect.learn(what, sent)) {
+                route.server.endpoint.dialect.tell(services.ledger).await?;
                 continue;
             }
             let asked = failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER));
             let class = failure.class;
-            let delay = if class.stops_run() {
+            let delay = if route.stops_run(class) {
                 match route.refused(&failure) {
                     Some(halt) if self.routes.are_closed() => return Ok(Verdict::Halted(Some(halt))),
                     Some(_) => continue,

@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod claims;
+mod dialect;
 mod embedded;
 mod error;
 mod halt;
@@ -37,6 +38,7 @@ mod pulse;
 mod redis;
 
 pub use claims::{Call, Claim, ClaimToken, Grant, Kept, Turn};
+pub use dialect::Dialect;
 pub use embedded::EmbeddedLedger;
 pub use error::LedgerError;
 pub use halt::{Halt, HaltCause};
@@ -288,6 +290,10 @@ pub trait Ledger: Send + Sync {
     /// The provider has refused a call for its rate, and wants to be left alone for so long: nobody calls there. `made` as
     /// in [`Ask`].
     async fn refused(&self, lane: &str, wait: Duration, made: u32) -> Result<(), LedgerError>;
+    /// What is known of each of these servers, by the names that [`Ledger::keep_dialect`] was given.
+    async fn dialects(&self, servers: &[String]) -> Result<Vec<Dialect>, LedgerError>;
+    /// Remembers for the run what was found out about a server.
+    async fn keep_dialect(&self, server: &str, dialect: Dialect) -> Result<(), LedgerError>;
 
     /// Where products stand, and what the ledger knows of the journal at that moment.
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError>;

@@ -14,12 +14,13 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Admission, Begun, Call, Claim, ClaimToken, Done, Halt, JournalMark, Kept, Ledger, LedgerError, Progress,
-    ScanCounts, State, Turn, Vitals,
+    Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Halt, JournalMark, Kept, Ledger, LedgerError,
+    Progress, ScanCounts, State, Turn, Vitals,
     pace::{Ask, Permits},
     pulse::Pulse,
 };
 use crate::{
+    changes::Changes,
     identity::IdHash,
     job::{Job, Limits},
     message::{Outcome, Spent},
@@ -73,6 +74,11 @@ impl EmbeddedLedger {
     /// What was spent on a product before it was put back.
     pub fn remember_spent(&self, product: IdHash, spent: Spent) {
         self.lock().spent.insert(product, spent);
+    }
+
+    /// A product that was put back is to be asked so.
+    pub fn remember_changes(&self, product: IdHash, changes: Changes) {
+        self.lock().changes.insert(product, changes);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -347,6 +353,16 @@ impl Ledger for EmbeddedLedger {
         Ok(())
     }
 
+    async fn dialects(&self, servers: &[String]) -> Result<Vec<Dialect>, LedgerError> {
+        let inner = self.lock();
+        Ok(servers.iter().map(|server| inner.dialects.get(server).copied().unwrap_or_default()).collect())
+    }
+
+    async fn keep_dialect(&self, server: &str, dialect: Dialect) -> Result<(), LedgerError> {
+        self.lock().dialects.insert(server.to_owned(), dialect);
+        Ok(())
+    }
+
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError> {
         let inner = self.lock();
         let states = products.iter().map(|product| inner.state(product)).collect();
@@ -366,6 +382,7 @@ impl Ledger for EmbeddedLedger {
         for done in done {
             inner.record(done);
             inner.answers.remove(done.hash());
+            inner.changes.remove(done.hash());
             inner.end_claim(done.hash(), None);
             inner.note_leave(done.hash());
         }
