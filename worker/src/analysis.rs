@@ -9,12 +9,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::value::RawValue;
 use shelfmill_pipeline::{
-    changes::Changes,
     crash::{self, Point},
     failure::FailureClass,
     identity::IdHash,
     job::{AnswerSchema, Job, Prompt},
-    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, LedgerError, Turn},
+    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, Turn},
     message::{Outcome, Task},
     money::Money,
     record::Failure,
@@ -30,6 +29,8 @@ use crate::{
     model::{CallFailure, Endpoint, ModelClient},
     refusals::Refusals,
 };
+
+mod changed;
 
 /// The longest wait that holds a place.
 const WAIT_IN_PLACE: Duration = Duration::from_secs(4);
@@ -124,33 +125,6 @@ impl Analyst {
 
     const fn job(&self) -> &Job {
         self.signature.job()
-    }
-
-    /// The same job, but for products that were put back to be asked otherwise.
-    pub(crate) fn changed(&self, config: &WorkerConfig, changes: &Changes) -> anyhow::Result<Self> {
-        let changed = Self::new(config, changes.applied_to(&self.given))?;
-        let refusals = if changes.model.is_some() { Refusals::of_few() } else { Refusals::default() };
-        Ok(Self { refusals, ..changed })
-    }
-
-    /// Learns what other workers were told, and tells them what they have not learned.
-    pub(crate) async fn follow_dialect(&self, ledger: &dyn Ledger) -> Result<(), LedgerError> {
-        self.endpoint.dialect.follow(ledger).await
-    }
-
-    /// The outcome of a product that was put back for a model whose price nobody knows, where a budget needs it.
-    pub(crate) fn unaffordable(&self, task: &Task) -> Option<Outcome> {
-        let job = self.job();
-        let is_unknown = job.limits.budget.is_some() && job.cost_usd(0, 0).is_none();
-        let message = || {
-            format!(
-                "the price of {} is not known, and the run has a budget; put it back once more, with --prices",
-                job.llm.model
-            )
-        };
-        is_unknown.then(|| {
-            self.failed(task, CallFailure::new(FailureClass::ModelRefused, message()), Duration::ZERO)
-        })
     }
 
     /// Attempts until there is a verdict; the task keeps count of them, and `account` of what the ledger knows.
