@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use shelfmill_pipeline::{
-    changes::Changes,
     crash::{self, Point},
     failure::FailureClass,
     identity::IdHash,
     job::{AnswerSchema, Job, Prompt},
-    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, LedgerError, Pulse, Turn},
+    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, Pulse, Turn},
     message::{Outcome, Task},
     money::Money,
     record::Failure,
@@ -31,6 +30,8 @@ use crate::{
     refusals::Whose,
     routes::{Route, Routes, is_outage},
 };
+
+mod changed;
 
 /// The longest wait that holds a place.
 const WAIT_IN_PLACE: Duration = Duration::from_secs(4);
@@ -146,36 +147,6 @@ impl Analyst {
 
     pub(crate) const fn job(&self) -> &Job {
         self.signature.job()
-    }
-
-    /// The same job, but for products that were put back to be asked otherwise.
-    pub(crate) fn changed(&self, config: &WorkerConfig, changes: &Changes) -> anyhow::Result<Self> {
-        let whose = if changes.model.is_some() { Whose::OfFew } else { Whose::OfAll };
-        Self::of(config, changes.applied_to(&self.given), self.concurrency, whose)
-    }
-
-    /// Learns what other workers were told, and tells them what they have not learned.
-    pub(crate) async fn follow_dialect(&self, ledger: &dyn Ledger) -> Result<(), LedgerError> {
-        for server in self.routes.servers() {
-            server.endpoint.dialect.follow(ledger).await?;
-        }
-        Ok(())
-    }
-
-    /// The outcome of a product that was put back for a model whose price nobody knows, where a budget needs it.
-    pub(crate) fn unaffordable(&self, task: &Task) -> Option<Outcome> {
-        let job = self.job();
-        let has_no_price = || job.llm.endpoints().iter().any(|endpoint| endpoint.prices.is_none());
-        let is_unknown = job.limits.budget.is_some() && has_no_price();
-        let message = || {
-            format!(
-                "the price of {} is not known, and the run has a budget; put it back once more, with --prices",
-                job.llm.model
-            )
-        };
-        is_unknown.then(|| {
-            self.failed(task, CallFailure::new(FailureClass::ModelRefused, message()), Duration::ZERO)
-        })
     }
 
     /// Attempts until there is a verdict; the task keeps count of them, and `account` of what the ledger knows.

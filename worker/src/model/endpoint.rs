@@ -103,7 +103,7 @@ impl Endpoint {
 }
 
 /// What the ledger calls a server that is asked this question: what it refused of another need not hold.
-fn name_of(url: &Url, at: &ModelEndpoint, job: &Job) -> String {
+pub(super) fn name_of(url: &Url, at: &ModelEndpoint, job: &Job) -> String {
     let JobFingerprint { prompt, schema, model } = job.fingerprint();
     let way = format!("{:?}", job.llm.structured);
     let parts = [url.as_str(), &at.model, &way, &prompt, &schema, &model];

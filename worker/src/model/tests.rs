@@ -1,6 +1,6 @@
 use secrecy::SecretString;
 use serde_json::json;
-use shelfmill_pipeline::job::{Job, Message, ModelEndpoint};
+use shelfmill_pipeline::job::{Job, Message, ModelEndpoint, Structured};
 use wiremock::{
     Mock, MockServer, ResponseTemplate,
     matchers::{body_partial_json, header, method, path},
@@ -123,8 +123,9 @@ fn what_was_learned_of_a_server_holds_for_the_same_question_only() {
     let name = |url: &str, change: fn(&mut Job)| {
         let mut job = Job::default();
         change(&mut job);
-        let endpoint = Endpoint::new(Some(url), &job).unwrap();
-        name_of(&endpoint.url, &job)
+        let [at] = <[_; 1]>::try_from(job.llm.endpoints()).unwrap();
+        let endpoint = Endpoint::new(ModelEndpoint { base_url: Some(url.to_owned()), ..at }, &job).unwrap();
+        endpoint::name_of(&endpoint.url(), endpoint.at(), &job)
     };
     let here = name("http://a/v1", |_| {});
     assert_eq!(here, name("http://a/v1/", |job| job.llm.max_output_tokens = 9), "asked the same way");
