@@ -285,6 +285,14 @@ async fn a_call_that_has_ended_holds_nothing(ledger: &dyn Ledger) {
     }
     ledger.release(hash("a"), "one", &Spent::default(), Money::from_usd(0.1)).await.unwrap();
     assert_eq!(turn("b", 1, 0.0).await, Turn::Now, "0.2 are spent");
+    assert!(matches!(turn("c", 1, 0.0).await, Turn::After(_)));
+    for _ in 0..2 {
+        ledger.end_call((hash("b"), "other"), Money::from_usd(9.0)).await.unwrap();
+        ledger.end_call((hash("b"), "one"), Money::ZERO).await.unwrap();
+    }
+    assert_eq!(turn("c", 1, 0.0).await, Turn::Now, "it holds nothing while its product waits");
+    ledger.release(hash("c"), "one", &Spent::default(), Money::ZERO).await.unwrap();
+    assert_eq!(turn("b", 2, 0.0).await, Turn::Now, "and holds again what its next one may cost");
     ledger.release(hash("b"), "one", &Spent::default(), Money::from_usd(0.3)).await.unwrap();
     assert_eq!(turn("a", 1, 0.0).await, Turn::OverBudget, "0.5 are spent");
 }

@@ -193,6 +193,12 @@ impl Analyst {
             task.spent.add(&called.bill);
             account.unseen = called.unseen;
             let Called { answer, latency, route, sent, .. } = called;
+            if answer.is_err() && job.limits.budget.is_some() {
+                // Others may wait for this money in the place that this product needs next.
+                let cost = account.unknown_to_ledger(task);
+                services.ledger.end_call((task.hash(), token), cost).await?;
+                account.settle(task);
+            }
             let failure = match answer {
                 Ok((analysis, model)) => {
                     let by = AnsweredBy { model, endpoint: self.endpoint_name(&route) };

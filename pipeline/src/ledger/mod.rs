@@ -285,6 +285,9 @@ pub trait Ledger: Send + Sync {
         call: &Call,
         limits: &Limits,
     ) -> Result<Turn, LedgerError>;
+    /// The last call under this claim has ended and has cost so much, and the product is not done: what the call held is free
+    /// for others. (Where the claim ends, too, that is done with it.)
+    async fn end_call(&self, claim: (IdHash, &ClaimToken), cost: Money) -> Result<(), LedgerError>;
     /// Takes places in the fleet's pace. (A request whose reply was lost took some that nobody uses.)
     async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError>;
     /// The provider has refused a call for its rate, and wants to be left alone for so long: nobody calls there. `made` as

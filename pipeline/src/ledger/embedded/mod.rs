@@ -342,6 +342,22 @@ impl Ledger for EmbeddedLedger {
         Ok(Turn::Now)
     }
 
+    async fn end_call(
+        &self,
+        (product, token): (IdHash, &ClaimToken),
+        cost: Money,
+    ) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let held = inner.claims.get_mut(&product).filter(|held| held.token == token);
+        if let Some(held) = held.filter(|held| held.hold > Money::ZERO) {
+            inner.money_held = inner.money_held.less(held.hold);
+            inner.money_spent = inner.money_spent.plus(cost);
+            held.hold = Money::ZERO;
+        }
+        Ok(())
+    }
+
     async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError> {
         let now_ms = self.now_ms();
         Ok(self.lock().pace.permits(now_ms, ask))

@@ -297,6 +297,16 @@ impl Ledger for RedisLedger {
         }
     }
 
+    async fn end_call(
+        &self,
+        (product, token): (IdHash, &ClaimToken),
+        cost: Money,
+    ) -> Result<(), LedgerError> {
+        let mut script = self.scripts.end_call.prepare_invoke();
+        script.key(&self.keys.pace).key(&self.keys.claims);
+        self.invoke(script.arg(product.as_bytes()).arg(token).arg(cost.nanos())).await
+    }
+
     async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError> {
         let mut script = self.scripts.permits.prepare_invoke();
         script.key(&self.keys.pace).arg(ask.lane).arg(ask.calls).arg(ask.made);
