@@ -6,7 +6,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
-use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder, Summary, spent_before};
+use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder, PutBack, Summary, put_back};
 use shelfmill_pipeline::{
     broker::MemoryBroker,
     job::Job,
@@ -117,8 +117,11 @@ async fn open(
     folder.update(|record| record.job = Some(job.clone()))?;
     ledger.number_scans_after(folder.record().rejects_scan);
     ledger.watch_inflight(&folder.state_file("inflight"))?;
-    for (product, spent) in spent_before(&folder)? {
+    for (product, PutBack { spent, changes }) in put_back(&folder)? {
         ledger.remember_spent(product, spent);
+        if !changes.is_empty() {
+            ledger.remember_changes(product, changes);
+        }
     }
     Ok((folder, ledger))
 }

@@ -148,6 +148,7 @@ impl Service {
         let mut call = self.stats.receive(&call_id.product);
         if let Ok(request) = &parsed {
             call.shows(request.images);
+            self.stats.asked_of(&request.asked_model());
         }
 
         let (told, admitted) = self.gates.admit(&head.headers, parsed, &mut call);

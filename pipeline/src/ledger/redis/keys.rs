@@ -53,6 +53,7 @@ scripts!(
     begin_scan,
     claim,
     claimed,
+    end_call,
     forget,
     hold_pen,
     keep_scan,
