@@ -10,9 +10,9 @@ use anyhow::Context as _;
 use shelfmill_pipeline::{
     crash::{self, Point},
     failure::FailureClass,
-    identity::IdHash,
+    identity::{IdHash, PromptKey},
     job::{AnswerSchema, Job, Prompt},
-    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, Pulse, Turn},
+    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, PromptAnswer, Pulse, Turn},
     message::{Outcome, Task},
     money::Money,
     record::Failure,
@@ -28,6 +28,7 @@ use crate::{
     hedge::Second,
     model::{CallFailure, ModelClient},
     routes::{Route, Routes, is_outage},
+    same_prompt::{self, Shared},
 };
 
 /// The longest wait that holds a place.
@@ -57,7 +58,9 @@ pub(crate) struct Analyst {
     /// As the ledger has it.
     given: Job,
     /// With the job as it is done here.
-    signature: Signature,
+    pub(crate) signature: Signature,
+    /// What all questions have in common, where equal ones are asked once.
+    pub(crate) question: Option<PromptKey>,
     pub(crate) prompt: Prompt,
     pub(crate) schema: AnswerSchema,
     pub(crate) routes: Routes,
@@ -116,9 +119,10 @@ impl Analyst {
             .context("the job's prompt")?;
         let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
         let routes = Routes::new(config, &job, concurrency as usize)?;
+        let question = same_prompt::question_of(&job);
         let signature = Signature::new(job, config.name.clone());
         let seconds = Semaphore::new((concurrency as usize / 10).max(2));
-        Ok(Self { given, signature, prompt, schema, routes, seconds })
+        Ok(Self { given, signature, question, prompt, schema, routes, seconds })
     }
 
     /// Whether this is the job that is to be done.
@@ -149,6 +153,10 @@ impl Analyst {
         let mut conversation = match Conversation::begin(job, &self.prompt, task) {
             Ok(conversation) => conversation,
             Err(failure) => return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO))),
+        };
+        let prompt = match self.shared(&conversation, task, token, services).await? {
+            Shared::Ask(prompt) => prompt,
+            Shared::Verdict(verdict) => return Ok(verdict),
         };
         let mut path = Path::new(&self.routes);
         let mut number = 0;
@@ -183,7 +191,17 @@ impl Analyst {
             let Called { answer, latency, route, sent, .. } = called;
             let failure = match answer {
                 Ok((analysis, model)) => {
-                    let by = AnsweredBy { model, endpoint: self.endpoint_name(&route) };
+                    let endpoint = self.endpoint_name(&route);
+                    let to_share = || PromptAnswer {
+                        id: task.id.clone(),
+                        model: model.clone(),
+                        endpoint: endpoint.clone(),
+                        shortened: conversation.shortened.clone(),
+                        most,
+                        analysis: analysis.clone(),
+                    };
+                    self.share(prompt.as_ref(), to_share, services).await?;
+                    let by = AnsweredBy { model, endpoint, same_prompt_as: None };
                     let outcome =
                         self.signature.completed(task, analysis, by, latency, conversation.shortened);
                     return Ok(Verdict::Outcome(outcome));
