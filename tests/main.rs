@@ -22,6 +22,7 @@ mod proxy;
 mod queue_faults;
 mod redis_faults;
 mod retries;
+mod same_prompts;
 mod security;
 mod servers;
 mod shutdown;

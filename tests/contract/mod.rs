@@ -4,6 +4,7 @@ mod brokers;
 mod full_redis;
 mod ledgers;
 mod pace;
+mod prompts;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
