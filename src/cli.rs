@@ -7,6 +7,10 @@ use secrecy::SecretString;
 use shelfmill_pipeline::{failure::FailureClass, job::Percentile};
 use shelfmill_producer::input::Format;
 
+mod change;
+
+pub(crate) use change::ChangeArgs;
+
 const AFTER_HELP: &str = "\
 The model's key is read from OPENAI_API_KEY. Progress and logs go to stderr, data to stdout.
 
@@ -64,7 +68,8 @@ Run the same command again to go on after any end; what is done is skipped.")]
 Prints `Completed: 65/229 products (28.4%)` and `Remaining: 164 products`. Give --out for a run in one process, \
 --run for a fleet.")]
     Progress(ProgressArgs),
-    /// Put failed products back, so that they are tried again.
+    /// Put failed products back, so that they are tried again, as the job says or otherwise.
+    #[command(after_help = change::REQUEUE_HELP)]
     Requeue(RequeueArgs),
     /// Tell what a run would do, without a call: products, rejects, the first prompt, estimated tokens and cost.
     Check(CheckArgs),
@@ -162,8 +167,10 @@ pub(crate) struct RequeueArgs {
     #[arg(long, value_name = "ID", env = "SHELFMILL_ID")]
     pub(crate) id: Vec<String>,
     /// Fleet: instead of failed products, the messages that no role could read, back to where they came from.
-    #[arg(long, env = "SHELFMILL_DEAD", requires = "run", conflicts_with_all = ["class", "id"])]
+    #[arg(long, env = "SHELFMILL_DEAD", requires = "run", conflicts_with_all = ["class", "id", "model", "prices", "max_output_tokens", "timeout", "temperature"])]
     pub(crate) dead: bool,
+    #[command(flatten)]
+    pub(crate) change: ChangeArgs,
 }
 
 #[derive(Debug, Args)]

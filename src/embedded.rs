@@ -6,7 +6,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
-use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder, Summary, spent_before};
+use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder, PutBack, Summary, put_back};
 use shelfmill_pipeline::{
     broker::MemoryBroker,
     job::Job,
@@ -120,8 +120,11 @@ async fn open(
     if job.limits.dedupe_prompts {
         ledger.keep_prompts(&folder.state_file("prompts"))?;
     }
-    for (product, spent) in spent_before(&folder)? {
+    for (product, PutBack { spent, changes }) in put_back(&folder)? {
         ledger.remember_spent(product, spent);
+        if !changes.is_empty() {
+            ledger.remember_changes(product, changes);
+        }
     }
     Ok((folder, ledger))
 }

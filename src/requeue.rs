@@ -6,8 +6,10 @@ use anyhow::anyhow;
 use shelfmill_aggregator::Folder;
 use shelfmill_pipeline::{
     broker::{Broker, Connect},
+    changes::Changes,
     crash::{self, Point},
     failure::FailureClass,
+    job::Job,
     ledger::{FailedProduct, Ledger},
     shutdown::Stopper,
 };
@@ -16,7 +18,7 @@ use crate::{
     cli::{RequeueArgs, WhichArgs},
     embedded::{local_folder, out_folder},
     end::{DONE, Usage},
-    fleet,
+    fleet, foreign,
 };
 
 struct Wanted {
@@ -37,10 +39,11 @@ pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
     }
     let wanted =
         Wanted { classes: args.class.iter().copied().collect(), ids: args.id.iter().cloned().collect() };
+    let changes = args.change.changes().map_err(Usage)?;
     let local = local_folder(&args.which);
     let (count, then) = match (&args.which.run, &local) {
         (Some(run), None) => (
-            of_fleet(run, &args.which, &wanted).await?,
+            of_fleet(run, &args.which, &wanted, &changes).await?,
             "they are with the workers; start the aggregator again if it has ended",
         ),
         (_, out) => {
@@ -52,15 +55,16 @@ pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
                     out.display()
                 ))
             })?;
-            if record.job.is_none() {
+            let Some(job) = &record.job else {
                 let run = record.run;
                 return Err(anyhow!(Usage(format!(
                     "the run in {} is a fleet's; use --run {run}",
                     out.display()
                 ))));
-            }
+            };
+            check_can_be_asked(job, &changes)?;
             let mut folder = Folder::open(&out, &record.run)?;
-            let count = shelfmill_aggregator::requeue(&folder, |product| wanted.has(product))?;
+            let count = shelfmill_aggregator::requeue(&folder, |product| wanted.has(product), &changes)?;
             folder.close()?;
             (count, "run `shelfmill run` again, with the same input, to try them")
         }
@@ -70,7 +74,35 @@ pub(crate) async fn run(args: RequeueArgs) -> anyhow::Result<ExitCode> {
         1 => println!("Put back 1 failed product; {then}"),
         _ => println!("Put back {count} failed products; {then}"),
     }
+    if count > 0 && !changes.is_empty() {
+        let what = if count == 1 { "It is asked" } else { "They are asked" };
+        println!("{what} otherwise than the job says: {}", foreign::line(&changes.to_string()));
+    }
     Ok(ExitCode::from(DONE))
+}
+
+/// Better told now than by every product.
+fn check_can_be_asked(job: &Job, changes: &Changes) -> Result<(), Usage> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let changed = changes.applied_to(job);
+    if changed.limits.budget.is_some() && changed.cost_usd(0, 0).is_none() {
+        return Err(Usage(format!(
+            "the run has a budget, which needs prices, and those of {} are not known; say them with --prices 0.40,1.60 \
+             (US dollars per million tokens read and written)",
+            changed.llm.model
+        )));
+    }
+    let ceiling = changed.llm.max_output_tokens;
+    match changed.llm.endpoints().iter().filter_map(|endpoint| endpoint.context_window).max() {
+        Some(window) if window <= ceiling => Err(Usage(format!(
+            "the window of {} has {window} tokens: no prompt fits beside an answer of up to {ceiling}; choose a lower \
+             --max-output-tokens, or another --model",
+            changed.llm.model
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Each is safe where it came from before it leaves the dead queue.
@@ -98,10 +130,11 @@ async fn of_dead_queue(run: &str, which: &WhichArgs) -> anyhow::Result<ExitCode>
 }
 
 /// Opened, published, forgotten: in this order a product is never without a way to its end.
-async fn of_fleet(run: &str, which: &WhichArgs, wanted: &Wanted) -> anyhow::Result<u64> {
+async fn of_fleet(run: &str, which: &WhichArgs, wanted: &Wanted, changes: &Changes) -> anyhow::Result<u64> {
     let stopper = Stopper::new();
     let ledger = fleet::ledger(run, &which.servers, Connect::Once, stopper.clone())?;
-    ledger.job().await?.ok_or_else(|| Usage(format!("there is no run '{run}' in this Redis")))?;
+    let job = ledger.job().await?.ok_or_else(|| Usage(format!("there is no run '{run}' in this Redis")))?;
+    check_can_be_asked(&job, changes)?;
     let broker = fleet::broker(run, &which.servers, "requeue", Connect::Once, stopper)?;
     let mut count = 0;
     let mut cursor = 0;
@@ -110,9 +143,12 @@ async fn of_fleet(run: &str, which: &WhichArgs, wanted: &Wanted) -> anyhow::Resu
         products.retain(|product| wanted.has(product));
         let hashes: Vec<_> = products.iter().map(|product| product.task.hash()).collect();
         if !hashes.is_empty() {
-            ledger.reopen(&hashes).await?;
+            let spent: Vec<_> =
+                products.iter().map(|product| (product.task.hash(), product.task.spent)).collect();
+            ledger.reopen(&spent, changes).await?;
             crash::point(Point::RequeueReopened);
-            for product in &products {
+            for product in &mut products {
+                product.task.changes.clone_from(changes);
                 broker.publish_task(&product.task).await?;
             }
             crash::point(Point::RequeuePublished);

@@ -68,7 +68,7 @@ fn it_is_the_same_in_one_process() {
 
 #[test]
 fn a_rate_limit_pauses_everybody_and_spends_no_attempt() {
-    let fleet = Fleet::new("paused", 150, &["--max-requests-per-second", "40"]);
+    let fleet = Fleet::new("paused", 150, &["--max-requests-per-second", "20", "--no-limit-headers"]);
     let job = fleet
         .catalog
         .file("job.toml", "[prompt]\nuser = \"Describe {{ product.title }}\"\n[limits]\nmax_attempts = 1\n");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use shelfmill_pipeline::{
     broker::{Broker, Cause, DeadLetter},
     failure::FailureClass,
+    job::Job,
     ledger::{Claim, Kept, Ledger},
     message::Task,
     money::Money,
@@ -45,7 +46,6 @@ impl Undertaker {
             return Ok(());
         }
         let Some(job) = ledger.job().await? else { return Ok(()) };
-        let signature = Signature::new(job, self.name.clone());
         let mut unreadable = 0;
         let mut waiting = 0;
         let mut letters = broker.dead_letters().await?;
@@ -53,7 +53,7 @@ impl Undertaker {
             let Some(letter) = letters.next().await? else { break };
             match Task::decode(&letter.body) {
                 Ok(task) if letter.cause == Cause::DeliveryLimit => {
-                    let buried = self.bury(letter, &task, &signature, broker, ledger).await?;
+                    let buried = self.bury(letter, &task, &job, broker, ledger).await?;
                     waiting += u64::from(!buried);
                 }
                 _ => unreadable += 1,
@@ -76,7 +76,7 @@ impl Undertaker {
         &self,
         letter: DeadLetter,
         task: &Task,
-        signature: &Signature,
+        job: &Job,
         broker: &dyn Broker,
         ledger: &dyn Ledger,
     ) -> anyhow::Result<bool> {
@@ -94,6 +94,8 @@ impl Undertaker {
                 let mut task = task.clone();
                 task.spent = task.spent.or_more(grant.spent);
                 task.spent.repeated_calls += grant.lost_calls;
+                let changes = grant.changes.as_ref().unwrap_or(&task.changes);
+                let signature = Signature::new(changes.applied_to(job), self.name.clone());
                 let message = "its task was delivered again and again, and each worker ended before it began with it; their \
                                own logs and the system's (out of memory?) may tell why";
                 let failure =

@@ -5,7 +5,7 @@ use std::{fs, io, path::Path, sync::OnceLock};
 
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
-use shelfmill_pipeline::ledger::EmbeddedLedger;
+use shelfmill_pipeline::{changes::Changes, ledger::EmbeddedLedger};
 use shelfmill_testing::nearly;
 use tokio::runtime::Runtime;
 
@@ -29,6 +29,12 @@ fn journal() -> Vec<String> {
             .collect(),
         String::new(),
     ]
+}
+
+fn aside() -> Vec<String> {
+    let changes = r#"{"changes":{"model":"big","max_output_tokens":4096},"line":"#;
+    let with = |line: &str| format!("{changes}{line}}}\n");
+    failures().iter().map(|lines| lines.lines().map(with).collect::<String>() + lines).collect()
 }
 
 fn failures() -> Vec<String> {
@@ -121,18 +127,35 @@ proptest! {
         let folder = Folder::open(place.path(), "spring").unwrap();
         fs::write(folder.failures(), &failures).unwrap();
         let wanted = |product: &shelfmill_pipeline::ledger::FailedProduct| product.task.id.len().is_multiple_of(every);
-        match requeue(&folder, wanted) {
+        match requeue(&folder, wanted, &Changes::default()) {
             Ok(count) => {
                 let left = if count == 0 { whole_lines(&failures) } else { whole_lines(&fs::read(folder.failures()).unwrap()) };
                 prop_assert_eq!(left + usize::try_from(count).unwrap(), whole_lines(&failures));
                 let aside = fs::read(folder.state_file("requeued.jsonl")).unwrap();
                 prop_assert_eq!(whole_lines(&aside) as u64, count);
-                prop_assert!(spent_before(&folder).unwrap().len() as u64 <= count);
+                prop_assert!(put_back(&folder).unwrap().len() as u64 <= count);
             }
             Err(error) => {
                 let told = format!("{:#}", anyhow::Error::new(error));
                 prop_assert!(told.contains("damaged") && told.contains(", line "), "{}", told);
                 prop_assert_eq!(fs::read(folder.failures()).unwrap(), failures);
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_lines_aside_are_told_or_can_be_asked(aside in nearly(aside())) {
+        let place = folder();
+        let folder = Folder::open(place.path(), "spring").unwrap();
+        fs::write(folder.state_file("requeued.jsonl"), &aside).unwrap();
+        match put_back(&folder) {
+            Ok(products) => {
+                prop_assert!(products.len() <= whole_lines(&aside));
+                prop_assert!(products.values().all(|product| product.changes.check().is_ok()));
+            }
+            Err(error) => {
+                let told = format!("{:#}", anyhow::Error::new(error));
+                prop_assert!(told.contains("damaged") && told.contains(", line "), "{}", told);
             }
         }
     }

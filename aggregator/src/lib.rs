@@ -40,7 +40,7 @@ pub use folder::{Folder, FolderError, RunRecord};
 pub use line_file::read_lines;
 pub use rate::recent_rate;
 pub use replay::ReplayError;
-pub use requeue::{RequeueError, requeue, spent_before};
+pub use requeue::{PutBack, RequeueError, put_back, requeue};
 pub use summary::{Calls, Counts, Latencies, Status, Summary, Tokens};
 
 mod requeue;

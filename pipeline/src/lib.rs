@@ -7,6 +7,7 @@
 //! A role depends on this crate and never on another role.
 
 pub mod broker;
+pub mod changes;
 pub mod crash;
 pub mod failure;
 pub mod identity;

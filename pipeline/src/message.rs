@@ -11,14 +11,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
+    changes::Changes,
     failure::FailureClass,
     identity::IdHash,
     money::Money,
     record::{FailureLine, MAX_LINE_BYTES, Meta, RejectLine, ResultLine},
 };
 
-/// The version this build writes, and the only one it reads.
+/// The version of messages.
 pub const VERSION: u32 = 1;
+
+/// The version of tasks that are to be asked otherwise than the job says. A worker that does not know of changes must not
+/// take them: it would ask, and be paid for, the old question. So it sets them aside as unreadable.
+pub const VERSION_WITH_CHANGES: u32 = 2;
 
 /// The largest message: a line and what is around it.
 pub const MAX_MESSAGE_BYTES: usize = MAX_LINE_BYTES + 64 * 1024;
@@ -27,7 +32,9 @@ pub const MAX_MESSAGE_BYTES: usize = MAX_LINE_BYTES + 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Written by a newer (or foreign) producer or worker.
-    #[error("message version {found} is not known here (this build reads version {VERSION})")]
+    #[error(
+        "message version {found} is not known here (this build reads version {VERSION}, and tasks up to version {VERSION_WITH_CHANGES})"
+    )]
     UnknownVersion {
         /// The version the message names.
         found: u64,
@@ -118,6 +125,9 @@ pub struct Task {
     pub attempts: u32,
     /// What earlier attempts cost.
     pub spent: Spent,
+    /// How it is asked otherwise than the job says. The ledger may know better: the product may have other tasks.
+    #[serde(default, skip_serializing_if = "Changes::is_empty")]
+    pub changes: Changes,
     /// The product, one line of JSON.
     pub product: Box<RawValue>,
 }
@@ -126,7 +136,7 @@ impl Task {
     /// The first task of a product.
     #[must_use]
     pub fn new(id: String, seq: u64, product: Box<RawValue>) -> Self {
-        Self { id, seq, attempts: 0, spent: Spent::default(), product }
+        Self { id, seq, attempts: 0, spent: Spent::default(), changes: Changes::default(), product }
     }
 
     /// The ledger's key of the product.
@@ -138,13 +148,14 @@ impl Task {
     /// As it travels.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(self, if self.changes.is_empty() { VERSION } else { VERSION_WITH_CHANGES })
     }
 
     /// From the wire.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         use serde::de::Error;
-        let task: Self = decode(bytes)?;
+        let task: Self = decode(bytes, VERSION_WITH_CHANGES)?;
+        task.changes.check().map_err(|error| DecodeError::Malformed(serde_json::Error::custom(error)))?;
         if task.product.get().contains('\n') {
             let error = serde_json::Error::custom("a product must not contain a line break");
             return Err(DecodeError::Malformed(error));
@@ -353,12 +364,12 @@ impl Outcome {
     /// As it travels.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(self, VERSION)
     }
 
     /// From the wire.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        decode(bytes)
+        decode(bytes, VERSION)
     }
 }
 
@@ -372,12 +383,12 @@ fn raw<T: Serialize>(value: &T) -> Box<RawValue> {
     serde_json::value::to_raw_value(value).expect("lines have string keys and finite numbers")
 }
 
-fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    serde_json::to_vec(&Envelope { v: VERSION, m: message })
+fn encode<T: Serialize>(message: &T, version: u32) -> Vec<u8> {
+    serde_json::to_vec(&Envelope { v: version, m: message })
         .expect("messages have string keys and finite numbers")
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> {
+fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8], newest: u32) -> Result<T, DecodeError> {
     #[derive(Deserialize)]
     struct Version {
         v: u64,
@@ -391,7 +402,7 @@ fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, DecodeError> 
     }
     // The version first, with everything else skipped: a newer message may look like nothing known here.
     let Version { v } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
-    if v != u64::from(VERSION) {
+    if !(u64::from(VERSION)..=u64::from(newest)).contains(&v) {
         return Err(DecodeError::UnknownVersion { found: v });
     }
     let Message { m } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;

@@ -121,6 +121,11 @@ impl<'a> ChatRequest<'a> {
         decode::<Cow<'_, str>>(self.model).is_ok_and(|model| model == name)
     }
 
+    /// The model's name; nothing where it is none.
+    pub(crate) fn asked_model(&self) -> Cow<'_, str> {
+        decode(self.model).unwrap_or_default()
+    }
+
     /// Answers that are repeated in the request; none when the conversation begins.
     pub(crate) fn turns(&self) -> u64 {
         self.messages.iter().filter(|message| message.role == "assistant").count() as u64

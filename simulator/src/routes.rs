@@ -146,6 +146,9 @@ impl Service {
             turns => digest(first, &turns.to_le_bytes()),
         };
         let mut call = self.stats.receive(&call_id.product);
+        if let Ok(request) = &parsed {
+            self.stats.asked_of(&request.asked_model());
+        }
 
         let (told, admitted) = self.gates.admit(&head.headers, parsed, &mut call);
         let mut response = match admitted {

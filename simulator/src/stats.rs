@@ -16,6 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::faults::Fault;
 
+/// Calls of models beyond these are not told apart.
+const MAX_MODELS: usize = 64;
 /// Enough that calls on a few cores hardly ever wait for each other.
 const SHARDS: usize = 64;
 
@@ -65,6 +67,7 @@ pub(crate) struct Stats {
     limited: [AtomicU64; Limited::COUNT],
     faults: [AtomicU64; Fault::COUNT],
     products: Option<Products>,
+    models: Mutex<BTreeMap<Box<str>, u64>>,
     /// Counts the resets: an answer to a call from before one is not an answer of the time after it.
     era: AtomicU64,
 }
@@ -114,6 +117,7 @@ impl Stats {
             limited: Default::default(),
             faults: Default::default(),
             products,
+            models: Mutex::default(),
             era: AtomicU64::new(0),
         })
     }
@@ -130,6 +134,19 @@ impl Stats {
         Call { stats: Arc::clone(self), product: tally, era, number, place: None }
     }
 
+    /// A call that was received asks for this model. Counted where products are.
+    pub(crate) fn asked_of(&self, model: &str) {
+        if self.products.is_none() {
+            return;
+        }
+        let mut models = lock(&self.models);
+        if let Some(calls) = models.get_mut(model) {
+            *calls += 1;
+        } else if models.len() < MAX_MODELS {
+            models.insert(model.into(), 1);
+        }
+    }
+
     /// Clears all but the calls in flight: those are a fact, not a count.
     pub(crate) fn reset(&self) {
         self.era.fetch_add(1, Relaxed);
@@ -142,6 +159,7 @@ impl Stats {
         for shard in self.products.iter().flat_map(|products| &products.shards) {
             lock(shard).clear();
         }
+        lock(&self.models).clear();
     }
 
     pub(crate) fn report(&self, by_product: bool) -> Report {
@@ -158,6 +176,7 @@ impl Stats {
             tokens: self.tokens.report(),
             faults,
             products: self.products.as_ref().map(Products::len),
+            by_model: self.products.as_ref().map(|_| lock(&self.models).clone()),
             by_product: self.products.as_ref().filter(|_| by_product).map(Products::report),
         }
     }
@@ -284,6 +303,8 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     products: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    by_model: Option<BTreeMap<Box<str>, u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     by_product: Option<BTreeMap<Box<str>, ProductReport>>,
 }
 
@@ -376,11 +397,24 @@ mod tests {
     }
 
     #[test]
+    fn calls_are_counted_by_model() {
+        let stats = Stats::new(true);
+        for model in ["small", "big", "small"] {
+            stats.asked_of(model);
+        }
+        assert_eq!(report(&stats, false)["by_model"], json!({"big": 1, "small": 2}));
+        (0..2 * MAX_MODELS).for_each(|number| stats.asked_of(&number.to_string()));
+        assert_eq!(report(&stats, false)["by_model"].as_object().unwrap().len(), MAX_MODELS);
+        stats.reset();
+        assert_eq!(report(&stats, false)["by_model"], json!({}));
+    }
+
+    #[test]
     fn products_are_not_kept_unless_asked_for() {
         let stats = Stats::new(false);
         stats.receive("a").answered();
         let told = report(&stats, true);
         assert_eq!(told["answers"], 1);
-        assert!(told.get("products").is_none() && told.get("by_product").is_none());
+        assert!(["products", "by_model", "by_product"].iter().all(|name| told.get(name).is_none()));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shelfmill_pipeline::{
     broker::Connect,
+    changes::Changes,
     failure::FailureClass,
     identity::IdHash,
     job::{Job, Limits},
@@ -100,7 +101,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     let ask = Ask { lane: "one", calls: 1, made: 1, buckets: &[] };
     refused("permits", ledger.permits(&ask).await);
     refused("refused", ledger.refused("one", LEASE, 0).await);
-    refused("reopen", ledger.reopen(&[failed]).await);
+    refused("reopen", ledger.reopen(&[(failed, Spent::default())], &Changes::default()).await);
     assert_eq!(content(&redis), before, "a script was done in part");
 
     // What only reads, keeps or frees.

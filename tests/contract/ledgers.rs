@@ -2,12 +2,13 @@ use std::time::Duration;
 
 use shelfmill_pipeline::{
     broker::Connect,
+    changes::Changes,
     failure::FailureClass,
     identity::IdHash,
-    job::{Job, Limits},
+    job::{Job, Limits, Structured},
     ledger::{
-        Admission, Begun, Call, Claim, Done, EmbeddedLedger, Grant, Halt, HaltCause, JournalMark, Kept,
-        Ledger, RedisConfig, RedisLedger, State, Turn,
+        Admission, Begun, Call, Claim, Dialect, Done, EmbeddedLedger, Grant, Halt, HaltCause, JournalMark,
+        Kept, Ledger, RedisConfig, RedisLedger, State, Turn,
     },
     message::{Outcome, Rejects, Spent},
     money::Money,
@@ -17,7 +18,7 @@ use shelfmill_pipeline::{
 use super::fresh_run;
 use crate::support::redis;
 
-const LEASE: Duration = Duration::from_secs(30);
+pub(super) const LEASE: Duration = Duration::from_secs(30);
 
 pub(super) fn in_redis(run: &str) -> RedisLedger {
     let config = RedisConfig {
@@ -53,6 +54,7 @@ over_both_ledgers!(
     a_record_from_another_mark_is_refused,
     a_result_follows_a_failure_and_nothing_follows_a_result,
     products_that_were_never_admitted_can_be_recorded,
+    what_was_found_out_of_a_server_is_kept_for_the_run,
     nobody_calls_without_a_claim,
     a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again,
     calls_hold_what_they_can_cost_and_never_exceed_the_budget,
@@ -60,7 +62,7 @@ over_both_ledgers!(
     a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line,
 );
 
-fn hash(id: &str) -> IdHash {
+pub(super) fn hash(id: &str) -> IdHash {
     IdHash::of(id)
 }
 
@@ -69,7 +71,7 @@ fn nth_call(number: u32) -> Call {
     Call { number, most: Money::ZERO, before: Money::ZERO, is_beside: false }
 }
 
-fn mark(size_bytes: u64) -> JournalMark {
+pub(super) fn mark(size_bytes: u64) -> JournalMark {
     JournalMark {
         journal: "j".to_owned(),
         place: "/here".to_owned(),
@@ -80,12 +82,12 @@ fn mark(size_bytes: u64) -> JournalMark {
 }
 
 /// Records, from whatever the ledger knows.
-async fn record(ledger: &dyn Ledger, done: &[Done<'_>], after: &JournalMark) {
+pub(super) async fn record(ledger: &dyn Ledger, done: &[Done<'_>], after: &JournalMark) {
     let before = ledger.journal().await.unwrap();
     assert!(ledger.record(done, before.as_ref(), after).await.unwrap());
 }
 
-fn failed(id: &str, class: FailureClass) -> Done<'static> {
+pub(super) fn failed(id: &str, class: FailureClass) -> Done<'static> {
     Done::Failed { hash: hash(id), class, line: "{}", is_told_again: false }
 }
 
@@ -93,7 +95,7 @@ fn outcome(number: u64) -> Outcome {
     Outcome::Rejected(Rejects { scan: number, first: 1, lines: Vec::new() })
 }
 
-async fn scan(ledger: &dyn Ledger) -> u64 {
+pub(super) async fn scan(ledger: &dyn Ledger) -> u64 {
     ledger.begin_scan("producer").await.unwrap().expect("no other producer")
 }
 
@@ -283,6 +285,14 @@ async fn a_call_that_has_ended_holds_nothing(ledger: &dyn Ledger) {
     }
     ledger.release(hash("a"), "one", &Spent::default(), Money::from_usd(0.1)).await.unwrap();
     assert_eq!(turn("b", 1, 0.0).await, Turn::Now, "0.2 are spent");
+    assert!(matches!(turn("c", 1, 0.0).await, Turn::After(_)));
+    for _ in 0..2 {
+        ledger.end_call((hash("b"), "other"), Money::from_usd(9.0)).await.unwrap();
+        ledger.end_call((hash("b"), "one"), Money::ZERO).await.unwrap();
+    }
+    assert_eq!(turn("c", 1, 0.0).await, Turn::Now, "it holds nothing while its product waits");
+    ledger.release(hash("c"), "one", &Spent::default(), Money::ZERO).await.unwrap();
+    assert_eq!(turn("b", 2, 0.0).await, Turn::Now, "and holds again what its next one may cost");
     ledger.release(hash("b"), "one", &Spent::default(), Money::from_usd(0.3)).await.unwrap();
     assert_eq!(turn("a", 1, 0.0).await, Turn::OverBudget, "0.5 are spent");
 }
@@ -541,7 +551,7 @@ async fn failed_products_can_be_put_back() {
     let task = &products[0].task;
     assert_eq!((task.id.as_str(), task.seq, task.attempts, task.spent.calls), ("SM-1", 1, 0, 2));
     for expected in [1, 0] {
-        assert_eq!(ledger.reopen(&[task.hash()]).await.unwrap(), expected);
+        assert_eq!(ledger.reopen(&[(task.hash(), task.spent)], &Changes::default()).await.unwrap(), expected);
     }
     // An aggregator that tells its whole file again does not undo it.
     let (hash, class) = (task.hash(), FailureClass::Malformed);
@@ -567,7 +577,7 @@ async fn failed_products_can_be_put_back() {
         .unwrap();
     ledger.forget_failures(&[task.hash()]).await.unwrap();
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 1, "failed again");
-    ledger.reopen(&[task.hash()]).await.unwrap();
+    ledger.reopen(&[(task.hash(), task.spent)], &Changes::default()).await.unwrap();
     ledger.forget_failures(&[task.hash()]).await.unwrap();
     assert_eq!(ledger.failed_products(0).await.unwrap().1.len(), 0);
     assert!(matches!(
@@ -576,4 +586,14 @@ async fn failed_products_can_be_put_back() {
     ));
     let progress = ledger.progress().await.unwrap();
     assert_eq!((progress.failed, progress.scan.unwrap().failed, progress.failures), (0, 0, vec![]));
+}
+
+async fn what_was_found_out_of_a_server_is_kept_for_the_run(ledger: &dyn Ledger) {
+    let servers = ["here", "there"].map(ToOwned::to_owned);
+    assert_eq!(ledger.dialects(&servers).await.unwrap(), [Dialect::default(); 2]);
+    let found = Dialect { structured: Some(Structured::JsonObject), has_new_token_field: Some(true) };
+    ledger.keep_dialect("there", Dialect { structured: None, ..found }).await.unwrap();
+    ledger.keep_dialect("there", found).await.unwrap();
+    assert_eq!(ledger.dialects(&servers).await.unwrap(), [Dialect::default(), found]);
+    assert_eq!(ledger.dialects(&[]).await.unwrap(), []);
 }

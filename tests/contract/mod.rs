@@ -1,6 +1,7 @@
 //! One suite for each interface, over both of its implementations: what a role may rely on, whichever it gets.
 
 mod brokers;
+mod changes;
 mod full_redis;
 mod ledgers;
 mod pace;

@@ -27,9 +27,12 @@ use crate::{
     conversation::Conversation,
     hedge::Second,
     model::{CallFailure, ModelClient},
+    refusals::Whose,
     routes::{Route, Routes, is_outage},
     same_prompt::{self, Shared},
 };
+
+mod changed;
 
 /// The longest wait that holds a place.
 const WAIT_IN_PLACE: Duration = Duration::from_secs(4);
@@ -57,6 +60,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Analyst {
     /// As the ledger has it.
     given: Job,
+    concurrency: u32,
     /// With the job as it is done here.
     pub(crate) signature: Signature,
     /// What all questions have in common, where equal ones are asked once.
@@ -103,6 +107,10 @@ impl Account {
 
 impl Analyst {
     pub(crate) fn new(config: &WorkerConfig, given: Job, concurrency: u32) -> anyhow::Result<Self> {
+        Self::of(config, given, concurrency, Whose::OfAll)
+    }
+
+    fn of(config: &WorkerConfig, given: Job, concurrency: u32, whose: Whose) -> anyhow::Result<Self> {
         let mut job = given.clone();
         if config.base_url.is_some() {
             anyhow::ensure!(
@@ -118,11 +126,11 @@ impl Analyst {
             })
             .context("the job's prompt")?;
         let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
-        let routes = Routes::new(config, &job, concurrency as usize)?;
+        let routes = Routes::new(config, &job, concurrency as usize, whose)?;
         let question = same_prompt::question_of(&job);
         let signature = Signature::new(job, config.name.clone());
         let seconds = Semaphore::new((concurrency as usize / 10).max(2));
-        Ok(Self { given, signature, question, prompt, schema, routes, seconds })
+        Ok(Self { given, concurrency, signature, question, prompt, schema, routes, seconds })
     }
 
     /// Whether this is the job that is to be done.
@@ -131,10 +139,14 @@ impl Analyst {
     }
 
     /// What is under way, of so many calls that may be.
-    pub(crate) fn pulse(&self, concurrency: u32) -> Pulse {
+    pub(crate) fn pulse(&self) -> Pulse {
         let (in_flight, limit) = self.routes.under_way();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Pulse { in_flight: count(in_flight), limit: count(limit).min(concurrency), ceiling: concurrency }
+        Pulse {
+            in_flight: count(in_flight),
+            limit: count(limit).min(self.concurrency),
+            ceiling: self.concurrency,
+        }
     }
 
     pub(crate) const fn job(&self) -> &Job {
@@ -189,6 +201,12 @@ impl Analyst {
             task.spent.add(&called.bill);
             account.unseen = called.unseen;
             let Called { answer, latency, route, sent, .. } = called;
+            if answer.is_err() && job.limits.budget.is_some() {
+                // Others may wait for this money in the place that this product needs next.
+                let cost = account.unknown_to_ledger(task);
+                services.ledger.end_call((task.hash(), token), cost).await?;
+                account.settle(task);
+            }
             let failure = match answer {
                 Ok((analysis, model)) => {
                     let endpoint = self.endpoint_name(&route);
@@ -209,11 +227,12 @@ impl Analyst {
                 Err(failure) => failure,
             };
             if failure.unsupported.is_some_and(|what| route.server.endpoint.dialect.learn(what, sent)) {
+                route.server.endpoint.dialect.tell(services.ledger).await?;
                 continue;
             }
             let asked = failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER));
             let class = failure.class;
-            let delay = if class.stops_run() {
+            let delay = if route.stops_run(class) {
                 match route.refused(&failure) {
                     Some(halt) if self.routes.are_closed() => return Ok(Verdict::Halted(Some(halt))),
                     Some(_) => continue,

@@ -29,6 +29,8 @@ use crate::{
 const LEAST_CALLS: u64 = 100;
 /// After so many, what they say is kept and counted anew: servers change.
 const MOST_CALLS: u64 = 2_000;
+/// An hour: no call takes longer.
+const LONGEST_MICROS: u64 = 3_600_000_000;
 /// How soon a call that began before anything was known looks whether it is.
 const LOOKS_AGAIN: Duration = Duration::from_millis(100);
 /// How long a second call may wait for its place in the pace.
@@ -44,7 +46,8 @@ pub(crate) struct Latencies {
 impl Latencies {
     /// To know this percentile of; `None`: nobody asks.
     pub(crate) fn new(percentile: Option<Percentile>) -> anyhow::Result<Self> {
-        Ok(Self { percentile, seen: Mutex::new((Histogram::new(2)?, None)) })
+        let histogram = Histogram::new_with_bounds(1, LONGEST_MICROS, 2)?;
+        Ok(Self { percentile, seen: Mutex::new((histogram, None)) })
     }
 
     pub(crate) fn record(&self, latency: Duration) {

@@ -20,6 +20,7 @@ use tokio::{
 };
 
 mod analysis;
+mod analysts;
 mod answer;
 mod attempt;
 mod conversation;
@@ -135,6 +136,10 @@ async fn work_session(
     let concurrency = config.concurrency.unwrap_or(job.limits.concurrency).clamp(1, MAX_CONCURRENCY);
     let until_done = config.until_done;
     let desk = Arc::new(Desk::new(config, job, concurrency, broker, ledger, stopper.clone())?);
+    tokio::select! {
+        () = desk.follow_dialects() => {}
+        () = stopper.stopped() => return Ok(false),
+    }
     tracing::info!(worker = desk.name(), concurrency, "ready for products");
 
     // A tenth more than can be worked on, so that the next product is here when a place becomes free.

@@ -17,7 +17,7 @@
 
 use std::{
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -38,6 +38,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 use crate::{
     WorkerConfig,
     analysis::{Account, Analyst, Services, Verdict},
+    analysts::Analysts,
     lease::{LEASE, Leases, RENEW_EVERY},
     model::ModelClient,
 };
@@ -67,7 +68,7 @@ pub(crate) struct Desk {
     run_is_lost: AtomicBool,
     is_halted: AtomicBool,
     model: ModelClient,
-    analyst: RwLock<Arc<Analyst>>,
+    analysts: Analysts,
     company: Arc<tokio::sync::RwLock<()>>,
 }
 
@@ -98,7 +99,7 @@ impl Desk {
             run_is_lost: AtomicBool::new(false),
             is_halted: AtomicBool::new(false),
             model,
-            analyst: RwLock::new(Arc::new(analyst)),
+            analysts: Analysts::new(analyst),
             company: Arc::default(),
         })
     }
@@ -133,7 +134,8 @@ impl Desk {
                 tracing::debug!(%error, "could not renew claims");
             }
             self.follow_job().await;
-            let pulse = self.analyst().pulse(self.concurrency);
+            self.follow_dialects().await;
+            let pulse = self.analysts.pulse();
             let _ = self.ledger.tell_pulse(&self.config.name, Some(&pulse)).await;
             // Those that wait for their turn or for an answer are not told otherwise.
             if matches!(self.ledger.halted().await, Ok(Some(_))) {
@@ -156,13 +158,13 @@ impl Desk {
             }
         }
         let Some(job) = job else { return };
-        if self.analyst().is_of(&job) {
+        if self.analysts.are_of(&job) {
             return;
         }
         match Analyst::new(&self.config, job, self.concurrency) {
             Ok(analyst) => {
                 tracing::info!("the run's job was changed, going on with the new one");
-                *self.analyst.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(analyst);
+                self.analysts.replace(analyst);
             }
             Err(error) => {
                 tracing::error!(%error, "the run's new job cannot be used, going on with the old one")
@@ -170,8 +172,9 @@ impl Desk {
         }
     }
 
-    fn analyst(&self) -> Arc<Analyst> {
-        Arc::clone(&self.analyst.read().unwrap_or_else(PoisonError::into_inner))
+    /// Begins with, and keeps up with, what was found out of the models' servers.
+    pub(crate) async fn follow_dialects(&self) {
+        self.analysts.follow_dialects(self.ledger.as_ref()).await;
     }
 
     pub(crate) async fn process(&self, mut delivery: Delivery<Task>) -> anyhow::Result<()> {
@@ -191,6 +194,9 @@ impl Desk {
         let known = delivery.message.spent.or_more(grant.spent);
         let repeated_calls = known.repeated_calls + grant.lost_calls;
         delivery.message.spent = Spent { repeated_calls, ..known };
+        if let Some(changes) = grant.changes {
+            delivery.message.changes = changes;
+        }
         let mut account = Account::of(&delivery.message);
 
         // 2.
@@ -199,14 +205,18 @@ impl Desk {
             () = self.stopper.stopped() => None,
         };
         // (Where an error ends this, the worker ends: what is still held then is given up by `abandon`.)
+        let analyst =
+            self.analysts.with(&delivery.message.changes, &self.config, self.ledger.as_ref()).await?;
         let verdict = if company.is_none() {
             Verdict::Later(Duration::ZERO)
         } else if grant.lost_claims >= POISONED_AFTER {
-            Verdict::Outcome(self.analyst().poisoned(&delivery.message, grant.lost_claims))
+            Verdict::Outcome(analyst.poisoned(&delivery.message, grant.lost_claims))
+        } else if let Some(outcome) = self.unaffordable(&analyst, &delivery.message) {
+            Verdict::Outcome(outcome)
         } else {
             let services =
                 Services { model: &self.model, ledger: self.ledger.as_ref(), stopper: &self.stopper };
-            self.analyst().analyse(&mut delivery.message, &mut account, &token, services).await?
+            analyst.analyse(&mut delivery.message, &mut account, &token, services).await?
         };
         drop(company);
         let cost = account.unknown_to_ledger(&delivery.message);
@@ -242,6 +252,10 @@ impl Desk {
                 Ok(delivery.retry_later(BUSY_DELAY).await?)
             }
         }
+    }
+
+    fn unaffordable(&self, analyst: &Analyst, task: &Task) -> Option<Outcome> {
+        if task.changes.is_empty() { None } else { analyst.unaffordable(task) }
     }
 
     async fn company(&self, lost_claims: u32) -> Company {

@@ -18,15 +18,36 @@ const BELIEVED_AFTER: u32 = 3;
 pub(crate) struct Refusals {
     /// Refusals that are still to come until they are believed.
     left: AtomicU32,
+    /// Some products are asked of another model than the run's: what is said of it is said of them.
+    is_of_few: bool,
+}
+
+/// Whom what is said of a model concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The run's model: all products.
+    OfAll,
+    /// A model that only products are asked of which were put back.
+    OfFew,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self { left: AtomicU32::new(1) }
+        Self::of(Whose::OfAll)
     }
 }
 
 impl Refusals {
+    pub(crate) fn of(whose: Whose) -> Self {
+        Self { left: AtomicU32::new(1), is_of_few: whose == Whose::OfFew }
+    }
+
+    /// Whether a refusal of this class is said of the whole run. A wrong name of a model that few products are asked of, or
+    /// one that the key may not use, must not pause the rest: they have failed, and can be put back again otherwise.
+    pub(crate) const fn stop_run(&self, class: FailureClass) -> bool {
+        class.stops_run() && (!self.is_of_few || matches!(class, FailureClass::QuotaExhausted))
+    }
+
     /// The provider has answered: the key is good.
     pub(crate) fn answered(&self) {
         self.left.store(BELIEVED_AFTER, Ordering::Relaxed);
@@ -34,7 +55,7 @@ impl Refusals {
 
     /// Why the run is to pause, if this refusal says so.
     pub(crate) fn refused(&self, class: FailureClass, message: &str) -> Option<Halt> {
-        let cause = HaltCause::of(class)?;
+        let cause = HaltCause::of(class).filter(|_| self.stop_run(class))?;
         let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         (left.is_err() || left == Ok(1)).then(|| Halt { cause, reason: reason(cause, message) })
     }
@@ -64,5 +85,19 @@ mod tests {
         refusals.answered();
         assert_eq!([refused(), refused(), refused()], [None, None, Some(HaltCause::Key)]);
         assert_eq!(refusals.refused(FailureClass::Timeout, "slow"), None);
+    }
+
+    #[test]
+    fn what_is_said_of_the_model_of_few_products_is_not_said_of_the_run() {
+        let refusals = Refusals::of(Whose::OfFew);
+        for (class, stops) in [
+            (FailureClass::Unauthorized, false),
+            (FailureClass::ModelNotFound, false),
+            (FailureClass::Timeout, false),
+            (FailureClass::QuotaExhausted, true),
+        ] {
+            assert_eq!(refusals.stop_run(class), stops, "{class}");
+            assert_eq!(refusals.refused(class, "no").is_some(), stops, "{class}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    changes::Changes,
     message::{Outcome, Spent},
     money::Money,
 };
@@ -24,7 +25,7 @@ pub enum Claim {
 }
 
 /// What became of a product's earlier claims.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Grant {
     /// Claims that ran out after a call was begun, because whoever held them died or was not heard of.
     pub lost_claims: u32,
@@ -32,6 +33,9 @@ pub struct Grant {
     pub lost_calls: u32,
     /// What had been spent on the product when it was last given back, by whichever of its tasks.
     pub spent: Spent,
+    /// How it is asked otherwise than the job says, whatever its task says; `None`: the ledger does not know of it having
+    /// been put back.
+    pub changes: Option<Changes>,
 }
 
 /// Whether a call may begin.

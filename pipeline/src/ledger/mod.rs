@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod claims;
+mod dialect;
 mod embedded;
 mod error;
 mod halt;
@@ -38,6 +39,7 @@ mod pulse;
 mod redis;
 
 pub use claims::{Call, Claim, ClaimToken, Grant, Kept, Turn};
+pub use dialect::Dialect;
 pub use embedded::EmbeddedLedger;
 pub use error::LedgerError;
 pub use halt::{Halt, HaltCause};
@@ -293,11 +295,18 @@ pub trait Ledger: Send + Sync {
         call: &Call,
         limits: &Limits,
     ) -> Result<Turn, LedgerError>;
+    /// The last call under this claim has ended and has cost so much, and the product is not done: what the call held is free
+    /// for others. (Where the claim ends, too, that is done with it.)
+    async fn end_call(&self, claim: (IdHash, &ClaimToken), cost: Money) -> Result<(), LedgerError>;
     /// Takes places in the fleet's pace. (A request whose reply was lost took some that nobody uses.)
     async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError>;
     /// The provider has refused a call for its rate, and wants to be left alone for so long: nobody calls there. `made` as
     /// in [`Ask`].
     async fn refused(&self, lane: &str, wait: Duration, made: u32) -> Result<(), LedgerError>;
+    /// What is known of each of these servers, by the names that [`Ledger::keep_dialect`] was given.
+    async fn dialects(&self, servers: &[String]) -> Result<Vec<Dialect>, LedgerError>;
+    /// Remembers for the run what was found out about a server.
+    async fn keep_dialect(&self, server: &str, dialect: Dialect) -> Result<(), LedgerError>;
 
     /// Where products stand, and what the ledger knows of the journal at that moment.
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError>;

@@ -5,9 +5,10 @@
 //! lies further ahead than [`HORIZON_MS`] is not given away, so that a worker that ends takes little with it, and a pause is
 //! soon obeyed by all. What was taken by estimate is settled with the next request (`owed_ms`).
 //!
-//! A provider whose limit nobody has told is found out by its refusals. Between two of them it let through what it lets
-//! through; so the rate after a refusal is a little less than that, and grows from there, slowly first. (In the manner of
-//! CUBIC, RFC 9438: near the limit that is known for long, and soon away from one that was a mistake.)
+//! A provider whose limit nobody has told is found out by its refusals. One alone says little: some servers refuse a call now
+//! and then whatever the rate. Where several come together, it let through since the last ones what it lets through; so the
+//! rate is a little less than that from then on, and grows, slowly first. (In the manner of CUBIC, RFC 9438: near the limit
+//! that is known for long, and soon away from one that was a mistake.)
 //!
 //! `redis/permits.lua` and `redis/refused.lua` do the same on the server's clock.
 
@@ -23,6 +24,10 @@ const ASK_AGAIN_MS: f64 = 2_500.0;
 const LEAST_INTERVAL_MS: f64 = 1_000.0;
 /// Of what was let through before a refusal, so much is tried after it.
 const BACK_TO: f64 = 0.95;
+/// Of the rate before a refusal, so much at least.
+const AT_LEAST: f64 = 0.8;
+/// Refusals with so few calls between them belong together.
+const CLOSE_CALLS: f64 = 4.0;
 /// How a learned rate grows: by the square of the seconds, so that it is 1.05 times as high after 3 s, 1.6 after 10 s.
 const GROWTH: f64 = 0.005;
 /// A second counts where there were so many calls in it.
@@ -85,41 +90,86 @@ pub(super) struct Pace {
 #[derive(Debug, Default)]
 struct Lane {
     paused_until_ms: f64,
-    /// Since the last refusal, or since it was asked for after it was idle.
-    since_ms: f64,
     asked_ms: f64,
+    /// Calls begun, and since when: since the last refusal that taught, or since it was asked for after it was idle.
     calls: f64,
-    learned: Option<Learned>,
+    since_ms: f64,
+    /// Calls begun since the last refusal.
+    since_refusal: Option<f64>,
+    /// The refusal for which all wait now, or waited last.
+    event: Option<Event>,
+    /// Calls in a millisecond, as they were when it was learned, and since when they may grow.
+    rate: Option<(f64, f64)>,
 }
 
-/// What a refusal told.
+/// What a refusal, and those that came with it, tell.
 #[derive(Clone, Copy, Debug)]
-struct Learned {
+struct Event {
     /// Let through in this time.
     calls: f64,
     over_ms: f64,
+    /// At least this is tried after it.
+    floor: f64,
+    teaches: bool,
 }
 
 impl Lane {
     /// Calls were begun: before the refusal that all wait after, or since.
     fn count(&mut self, now_ms: f64, calls: f64) {
-        match &mut self.learned {
-            Some(learned) if now_ms < self.paused_until_ms => learned.calls += calls,
-            _ => self.calls += calls,
+        match &mut self.event {
+            Some(event) if now_ms < self.paused_until_ms => {
+                event.calls += calls;
+                self.learn();
+            }
+            _ => {
+                self.calls += calls;
+                self.since_refusal = self.since_refusal.map(|since| since + calls);
+            }
         }
     }
 
-    /// How long one call takes at the rate that was learned, as it has grown by now.
-    fn call_ms(&mut self, now_ms: f64) -> Option<f64> {
-        let learned = self.learned?;
-        let seconds =
-            ((now_ms - self.paused_until_ms) / 1_000.0).min(self.calls / CALLS_PER_SECOND_OF_GROWTH).max(0.0);
-        if seconds > FORGOTTEN_S {
-            self.learned = None;
-            return None;
+    fn learn(&mut self) {
+        if let Some(event) = self.event.filter(|event| event.teaches) {
+            let rate = (BACK_TO * event.calls.max(0.5) / event.over_ms).max(event.floor);
+            self.rate = Some((rate, self.paused_until_ms));
         }
-        let per_ms = BACK_TO * learned.calls.max(0.5) / learned.over_ms * (GROWTH * seconds * seconds).exp();
-        Some(1.0 / per_ms)
+    }
+
+    /// Calls in a millisecond, as they have grown by now; forgets what is long ago.
+    fn grown_rate(&mut self, now_ms: f64) -> Option<f64> {
+        let (rate, from_ms) = self.rate?;
+        let seconds = ((now_ms - from_ms) / 1_000.0).min(self.calls / CALLS_PER_SECOND_OF_GROWTH);
+        if seconds > FORGOTTEN_S {
+            self.rate = None;
+        }
+        self.rate.map(|_| rate * (GROWTH * seconds.max(0.0).powi(2)).exp())
+    }
+
+    fn refused(&mut self, now_ms: f64, wait_ms: f64, made: f64) {
+        let is_close = self.since_refusal.is_some_and(|since| since + made <= CLOSE_CALLS);
+        let event = match &mut self.event {
+            // Those that are refused while all wait already were begun before.
+            Some(event) if now_ms < self.paused_until_ms => {
+                if !event.teaches {
+                    (event.teaches, self.since_ms, self.calls) = (true, now_ms, 0.0);
+                }
+                event
+            }
+            _ => {
+                let counted_ms = if self.since_ms > 0.0 { now_ms - self.since_ms } else { 0.0 };
+                let over_ms = counted_ms.max(LEAST_INTERVAL_MS);
+                let floor = self.grown_rate(now_ms).unwrap_or(0.0) * AT_LEAST;
+                let event = Event { calls: self.calls, over_ms, floor, teaches: is_close };
+                if is_close {
+                    (self.since_ms, self.calls) = (now_ms, 0.0);
+                }
+                self.event.insert(event)
+            }
+        };
+        event.calls += made - 1.0;
+        self.since_refusal = Some(0.0);
+        self.paused_until_ms = self.paused_until_ms.max(now_ms + wait_ms);
+        self.learn();
     }
 }
 
@@ -138,9 +188,9 @@ impl Pace {
         if now_ms < lane.paused_until_ms {
             return Permits::After(after(lane.paused_until_ms - now_ms));
         }
-        let learned = lane.call_ms(now_ms).map(|call_ms| Bucket {
+        let learned = lane.grown_rate(now_ms).map(|rate| Bucket {
             name: format!("learned:{}", ask.lane),
-            call_ms,
+            call_ms: 1.0 / rate,
             ..Bucket::default()
         });
         let buckets: Vec<&Bucket> =
@@ -166,7 +216,7 @@ impl Pace {
                 *arrival_ms += count * bucket.call_ms;
             }
         }
-        lane.calls += count;
+        lane.count(now_ms, count);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -179,17 +229,7 @@ impl Pace {
     /// A call was refused: nobody begins one for so long. `made` as in [`Ask`].
     pub(super) fn refused(&mut self, now_ms: f64, lane: &str, wait: Duration, made: u32) {
         let lane = self.lanes.entry(lane.to_owned()).or_default();
-        // Those that are refused while all wait already were begun before.
-        if lane.learned.is_none() || now_ms >= lane.paused_until_ms {
-            let counted_ms = if lane.since_ms > 0.0 { now_ms - lane.since_ms } else { 0.0 };
-            let over_ms = counted_ms.max(LEAST_INTERVAL_MS);
-            lane.learned = Some(Learned { calls: lane.calls, over_ms });
-            (lane.since_ms, lane.calls) = (now_ms, 0.0);
-        }
-        lane.paused_until_ms = lane.paused_until_ms.max(now_ms + wait.as_secs_f64() * 1_000.0);
-        if let Some(learned) = &mut lane.learned {
-            learned.calls += f64::from(made) - 1.0;
-        }
+        lane.refused(now_ms, wait.as_secs_f64() * 1_000.0, f64::from(made));
     }
 }
 

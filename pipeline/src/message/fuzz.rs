@@ -7,6 +7,7 @@ use super::*;
 use crate::record::MAX_LINE_BYTES;
 
 const TASK: &str = include_str!("../../golden/task.v1.json");
+const TASK_WITH_CHANGES: &str = include_str!("../../golden/task.v2.json");
 const OUTCOMES: [&str; 3] = [
     include_str!("../../golden/completed.v1.json"),
     include_str!("../../golden/failed.v1.json"),
@@ -22,15 +23,16 @@ fn check_line(line: &Line) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn a_damaged_task_is_sent_on_as_it_is_or_told(bytes in nearly([TASK])) {
+    fn a_damaged_task_is_sent_on_as_it_is_or_told(bytes in nearly([TASK, TASK_WITH_CHANGES])) {
         let Ok(task) = Task::decode(&bytes) else { return Ok(()) };
         prop_assert!(!task.product.get().contains('\n'));
+        prop_assert!(task.changes.check().is_ok());
         let sent = task.encode();
         let read = Task::decode(&sent).unwrap();
         prop_assert_eq!(read.encode(), sent);
         prop_assert_eq!(
-            (read.id, read.seq, read.attempts, read.spent, read.product.get()),
-            (task.id, task.seq, task.attempts, task.spent, task.product.get())
+            (read.id, read.seq, read.attempts, read.spent, read.changes, read.product.get()),
+            (task.id, task.seq, task.attempts, task.spent, task.changes, task.product.get())
         );
     }
 

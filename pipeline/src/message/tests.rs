@@ -64,11 +64,11 @@ fn rejected() -> Outcome {
 }
 
 /// Written as the golden file, and read from it.
-fn assert_golden<T: Serialize + for<'de> Deserialize<'de>>(message: &T, golden: &str) {
+fn assert_golden<T: Serialize + for<'de> Deserialize<'de>>(message: &T, version: u32, golden: &str) {
     let golden = golden.trim_end();
-    assert_eq!(String::from_utf8(encode(message)).unwrap(), golden);
-    let read: T = decode(golden.as_bytes()).unwrap();
-    assert_eq!(String::from_utf8(encode(&read)).unwrap(), golden);
+    assert_eq!(String::from_utf8(encode(message, version)).unwrap(), golden);
+    let read: T = decode(golden.as_bytes(), version).unwrap();
+    assert_eq!(String::from_utf8(encode(&read, version)).unwrap(), golden);
 }
 
 #[test]
@@ -76,10 +76,19 @@ fn messages_look_as_they_did() {
     let spent =
         Spent { calls: 2, prompt_tokens: 620, completion_tokens: 240, repeated_calls: 1, ..Spent::default() };
     let task = Task { attempts: 1, spent, ..Task::new("SM-1".to_owned(), 1, product()) };
-    assert_golden(&task, include_str!("../../golden/task.v1.json"));
-    assert_golden(&completed(), include_str!("../../golden/completed.v1.json"));
-    assert_golden(&failed(), include_str!("../../golden/failed.v1.json"));
-    assert_golden(&rejected(), include_str!("../../golden/rejected.v1.json"));
+    assert_golden(&task, 1, include_str!("../../golden/task.v1.json"));
+    assert_golden(&completed(), 1, include_str!("../../golden/completed.v1.json"));
+    assert_golden(&failed(), 1, include_str!("../../golden/failed.v1.json"));
+    assert_golden(&rejected(), 1, include_str!("../../golden/rejected.v1.json"));
+    let changes = Changes {
+        model: Some("gpt-4.1".to_owned()),
+        prices: Some(crate::job::Prices { prompt_per_million: 2.0, completion_per_million: 8.0 }),
+        max_output_tokens: Some(4096),
+        timeout_ms: Some(90_000),
+        temperature: Some(crate::changes::Temperature::Of(0.5)),
+    };
+    let changed = Task { changes, ..task };
+    assert_golden(&changed, 2, include_str!("../../golden/task.v2.json"));
 }
 
 #[test]
@@ -101,9 +110,35 @@ fn a_line_is_carried_byte_for_byte() {
 }
 
 #[test]
+fn a_task_with_changes_is_none_for_those_who_do_not_know_of_them() {
+    let golden = include_str!("../../golden/task.v2.json").trim_end();
+    assert_eq!(String::from_utf8(Task::decode(golden.as_bytes()).unwrap().encode()).unwrap(), golden);
+    // What a build of version 1 does with it.
+    assert!(matches!(
+        decode::<Task>(golden.as_bytes(), VERSION),
+        Err(DecodeError::UnknownVersion { found: 2 })
+    ));
+    for (sound, broken) in [
+        ("4096", "0"),
+        ("gpt-4.1", " "),
+        ("90000", "0"),
+        ("0.5", "3.5"),
+        ("timeout_ms", "timeout_s"),
+        ("2.0", "-2.0"),
+    ] {
+        let task = golden.replace(sound, broken);
+        assert!(matches!(Task::decode(task.as_bytes()), Err(DecodeError::Malformed(_))), "{broken}");
+    }
+}
+
+#[test]
 fn what_is_no_message_is_told_apart() {
     assert!(matches!(
-        Task::decode(br#"{"v":2,"m":{"whatever":[1]}}"#),
+        Task::decode(br#"{"v":3,"m":{"whatever":[1]}}"#),
+        Err(DecodeError::UnknownVersion { found: 3 })
+    ));
+    assert!(matches!(
+        Outcome::decode(br#"{"v":2,"m":{"whatever":[1]}}"#),
         Err(DecodeError::UnknownVersion { found: 2 })
     ));
     for bytes in
@@ -113,7 +148,7 @@ fn what_is_no_message_is_told_apart() {
         assert!(matches!(Outcome::decode(bytes), Err(DecodeError::Malformed(_))), "{bytes:?}");
     }
     // A line break would make two lines of one.
-    let broken = encode(&completed());
+    let broken = completed().encode();
     let broken = String::from_utf8(broken).unwrap().replace("\"seq\":1,", "\"seq\":1,\n");
     assert!(matches!(Outcome::decode(broken.as_bytes()), Err(DecodeError::Malformed(_))));
 }

@@ -7,6 +7,7 @@ use std::{
 
 use shelfmill_pipeline::{
     broker::Connect,
+    changes::Changes,
     failure::FailureClass,
     identity::IdHash,
     job::Limits,
@@ -234,8 +235,9 @@ impl<'s> Sides<'s> {
             Call::Record { lines, right, again } => return self.record(lines, *right, *again).await,
             Call::Reopen { products } => {
                 let Some(redis) = self.redis else { return Default::default() };
-                let hashes: Vec<IdHash> = products.iter().map(|product| hash(*product)).collect();
-                let said = redis.ledger.reopen(&hashes).await.unwrap();
+                let failed: Vec<_> =
+                    products.iter().map(|product| (hash(*product), RealSpent::default())).collect();
+                let said = redis.ledger.reopen(&failed, &Changes::default()).await.unwrap();
                 return (said.to_string(), model.reopen(products).to_string());
             }
             Call::Forget { products } => {
@@ -371,7 +373,8 @@ fn claimed(said: RealClaim) -> String {
         RealClaim::Done => "done".to_owned(),
         RealClaim::Busy => "busy".to_owned(),
         RealClaim::Answered(outcome) => format!("answered {}", number_of(&outcome)),
-        RealClaim::Granted(grant) => format!("{grant:?}"),
+        // The model knows nothing of changes; the contract suite does.
+        RealClaim::Granted(grant) => format!("{:?}", Grant { changes: None, ..grant }),
     }
 }
 
@@ -382,7 +385,7 @@ fn expected_claim(claim: Claim) -> String {
         Claim::Answered(line) => format!("answered {}", line.spent.calls),
         Claim::Granted(lost, spent) => {
             let (lost_claims, lost_calls) = (lost.claims.into(), lost.calls.into());
-            format!("{:?}", Grant { lost_claims, lost_calls, spent: real_spent(spent) })
+            format!("{:?}", Grant { lost_claims, lost_calls, spent: real_spent(spent), changes: None })
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
-use shelfmill_pipeline::job::{AnswerSchema, Job, Message, ModelEndpoint, Structured};
+use shelfmill_pipeline::{
+    identity::fingerprint,
+    job::{AnswerSchema, Job, JobFingerprint, Message, ModelEndpoint, Structured},
+};
 use url::Url;
 
 use super::{Dialect, Sent};
@@ -49,7 +52,7 @@ impl Endpoint {
         }))?;
         let is_openai = url.host_str().is_some_and(|host| host.ends_with("openai.com"));
         Ok(Self {
-            dialect: Dialect::new(job.llm.structured, is_openai),
+            dialect: Dialect::new(name_of(&url, &at, job), job.llm.structured, is_openai),
             at,
             url,
             temperature: job.llm.temperature,
@@ -97,4 +100,12 @@ impl Endpoint {
             extra: &self.extra,
         })?)
     }
+}
+
+/// What the ledger calls a server that is asked this question: what it refused of another need not hold.
+pub(super) fn name_of(url: &Url, at: &ModelEndpoint, job: &Job) -> String {
+    let JobFingerprint { prompt, schema, model } = job.fingerprint();
+    let way = format!("{:?}", job.llm.structured);
+    let parts = [url.as_str(), &at.model, &way, &prompt, &schema, &model];
+    fingerprint(&parts.map(str::as_bytes))
 }

@@ -1,6 +1,6 @@
 use secrecy::SecretString;
 use serde_json::json;
-use shelfmill_pipeline::job::{Job, Message, ModelEndpoint};
+use shelfmill_pipeline::job::{Job, Message, ModelEndpoint, Structured};
 use wiremock::{
     Mock, MockServer, ResponseTemplate,
     matchers::{body_partial_json, header, method, path},
@@ -116,4 +116,24 @@ async fn nobody_at_home_is_a_network_failure_that_does_not_show_the_key() {
     let failure = client.call(way, b"{}", "1", 1, Duration::from_secs(5)).await.body.unwrap_err();
     assert_eq!(failure.class, FailureClass::Network);
     assert!(!format!("{failure:?}").contains("canary"), "{failure:?}");
+}
+
+#[test]
+fn what_was_learned_of_a_server_holds_for_the_same_question_only() {
+    let name = |url: &str, change: fn(&mut Job)| {
+        let mut job = Job::default();
+        change(&mut job);
+        let [at] = <[_; 1]>::try_from(job.llm.endpoints()).unwrap();
+        let endpoint = Endpoint::new(ModelEndpoint { base_url: Some(url.to_owned()), ..at }, &job).unwrap();
+        endpoint::name_of(&endpoint.url(), endpoint.at(), &job)
+    };
+    let here = name("http://a/v1", |_| {});
+    assert_eq!(here, name("http://a/v1/", |job| job.llm.max_output_tokens = 9), "asked the same way");
+    let others = [
+        name("http://b/v1", |_| {}),
+        name("http://a/v1", |job| job.llm.model = "other".to_owned()),
+        name("http://a/v1", |job| job.llm.structured = Structured::JsonObject),
+        name("http://a/v1", |job| job.output.schema = json!({"type": "object"})),
+    ];
+    assert!(others.iter().all(|other| *other != here), "{here} {others:?}");
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use anyhow::Context as _;
 use secrecy::SecretString;
 use shelfmill_pipeline::{
+    failure::FailureClass,
     job::{Job, Llm, ModelEndpoint},
     ledger::Halt,
 };
@@ -19,7 +20,7 @@ use crate::{
     estimate::Estimator,
     hedge::Latencies,
     model::{CallFailure, Endpoint, Key},
-    refusals::Refusals,
+    refusals::{Refusals, Whose},
 };
 use breaker::Breaker;
 pub(crate) use breaker::{Pass, is_outage};
@@ -45,6 +46,7 @@ pub(crate) struct Route {
     /// Why it cannot be used any more.
     closed: OnceLock<Halt>,
     weight: f64,
+    is_first_key: bool,
 }
 
 /// What the keys of an endpoint share.
@@ -79,7 +81,12 @@ pub(crate) enum Choice {
 }
 
 impl Routes {
-    pub(crate) fn new(config: &WorkerConfig, job: &Job, concurrency: usize) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        config: &WorkerConfig,
+        job: &Job,
+        concurrency: usize,
+        whose: Whose,
+    ) -> anyhow::Result<Self> {
         let endpoints = job.llm.endpoints();
         let mut routes: Vec<Route> = Vec::new();
         for at in endpoints {
@@ -105,9 +112,10 @@ impl Routes {
                     lane: Lane::new(name.clone(), &job.limits, &at),
                     gate: Gate::new(concurrency),
                     breaker: Breaker::new(name, false),
-                    refusals: Refusals::default(),
+                    refusals: Refusals::of(whose),
                     closed: OnceLock::new(),
                     weight: share,
+                    is_first_key: number == 0,
                 });
             }
         }
@@ -125,6 +133,12 @@ impl Routes {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
         self.all.iter().map(AsRef::as_ref)
+    }
+
+    /// The servers behind them, each once.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Server> {
+        // The keys of one stand side by side, the first of them first.
+        self.all.iter().filter(|route| route.is_first_key).map(|route| route.server.as_ref())
     }
 
     /// Calls under way, and how many may be.
@@ -214,6 +228,11 @@ impl Route {
     /// The provider has answered: the key is good.
     pub(crate) fn answered(&self) {
         self.refusals.answered();
+    }
+
+    /// Whether a failure of this class is said of all products that go this way.
+    pub(crate) const fn stops_run(&self, class: FailureClass) -> bool {
+        self.refusals.stop_run(class)
     }
 
     /// Whether this refusal closes the way; it stays closed until the worker begins anew.

@@ -96,6 +96,7 @@ impl Inflight {
             lost_claims: slot.lost_claims.into(),
             lost_calls: slot.untold.into(),
             spent: Spent::default(),
+            changes: None,
         };
         (grant, self.keep(product, Slot { begun: 0, untold: 0, ..slot }))
     }

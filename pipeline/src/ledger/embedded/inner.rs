@@ -8,12 +8,13 @@ use super::{
     table::{Entry, Table},
 };
 use crate::{
+    changes::Changes,
     failure::FailureClass,
     identity::{IdHash, PromptKey},
     job::Job,
     ledger::{
-        Admission, ClaimToken, Done, Grant, Halt, JournalMark, PromptTurn, Pulse, ScanCounts, State, Vitals,
-        pace::Pace,
+        Admission, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, PromptTurn, Pulse, ScanCounts, State,
+        Vitals, pace::Pace,
     },
     message::{Outcome, Spent},
     money::Money,
@@ -26,6 +27,8 @@ pub(super) struct Inner {
     pub(super) claims: HashMap<IdHash, Held>,
     pub(super) answers: HashMap<IdHash, Outcome>,
     pub(super) spent: HashMap<IdHash, Spent>,
+    pub(super) changes: HashMap<IdHash, Changes>,
+    pub(super) dialects: HashMap<String, Dialect>,
     pub(super) inflight: Option<(Inflight, String)>,
     pub(super) inflight_told: bool,
     pub(super) prompts: Option<Prompts>,
@@ -104,10 +107,11 @@ impl Inner {
     }
 
     pub(super) fn note_claim(&mut self, product: IdHash) -> Grant {
-        let Some((inflight, _)) = &mut self.inflight else { return Grant::default() };
+        let changes = self.changes.get(&product).cloned();
+        let Some((inflight, _)) = &mut self.inflight else { return Grant { changes, ..Grant::default() } };
         let (grant, noted) = inflight.claim(product);
         self.forgive(noted);
-        grant
+        Grant { changes, ..grant }
     }
 
     pub(super) fn note_call(&mut self, product: &IdHash, number: u32) {

@@ -14,12 +14,13 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Admission, Begun, Call, Claim, ClaimToken, Done, Halt, JournalMark, Kept, Ledger, LedgerError, Progress,
-    PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
+    Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Halt, JournalMark, Kept, Ledger, LedgerError,
+    Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
     pace::{Ask, Permits},
     pulse::Pulse,
 };
 use crate::{
+    changes::Changes,
     identity::{IdHash, PromptKey},
     job::{Job, Limits},
     message::{Outcome, Spent},
@@ -83,6 +84,11 @@ impl EmbeddedLedger {
     /// What was spent on a product before it was put back.
     pub fn remember_spent(&self, product: IdHash, spent: Spent) {
         self.lock().spent.insert(product, spent);
+    }
+
+    /// A product that was put back is to be asked so.
+    pub fn remember_changes(&self, product: IdHash, changes: Changes) {
+        self.lock().changes.insert(product, changes);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -361,6 +367,22 @@ impl Ledger for EmbeddedLedger {
         Ok(Turn::Now)
     }
 
+    async fn end_call(
+        &self,
+        (product, token): (IdHash, &ClaimToken),
+        cost: Money,
+    ) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let held = inner.claims.get_mut(&product).filter(|held| held.token == token);
+        if let Some(held) = held.filter(|held| held.hold > Money::ZERO) {
+            inner.money_held = inner.money_held.less(held.hold);
+            inner.money_spent = inner.money_spent.plus(cost);
+            held.hold = Money::ZERO;
+        }
+        Ok(())
+    }
+
     async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError> {
         let now_ms = self.now_ms();
         Ok(self.lock().pace.permits(now_ms, ask))
@@ -369,6 +391,16 @@ impl Ledger for EmbeddedLedger {
     async fn refused(&self, lane: &str, wait: Duration, made: u32) -> Result<(), LedgerError> {
         let now_ms = self.now_ms();
         self.lock().pace.refused(now_ms, lane, wait, made);
+        Ok(())
+    }
+
+    async fn dialects(&self, servers: &[String]) -> Result<Vec<Dialect>, LedgerError> {
+        let inner = self.lock();
+        Ok(servers.iter().map(|server| inner.dialects.get(server).copied().unwrap_or_default()).collect())
+    }
+
+    async fn keep_dialect(&self, server: &str, dialect: Dialect) -> Result<(), LedgerError> {
+        self.lock().dialects.insert(server.to_owned(), dialect);
         Ok(())
     }
 
@@ -391,6 +423,7 @@ impl Ledger for EmbeddedLedger {
         for done in done {
             inner.record(done);
             inner.answers.remove(done.hash());
+            inner.changes.remove(done.hash());
             inner.end_claim(done.hash(), None);
             inner.note_leave(done.hash());
         }

@@ -139,13 +139,18 @@ fn learns(per_second: f64, blast: u32, seconds: f64) -> Provider {
 }
 
 #[test]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers")]
 fn a_limit_that_nobody_told_is_learned_from_refusals() {
-    for per_second in [0.2, 5.0, 50.0, 2_000.0] {
+    for per_second in [0.2_f64, 5.0, 50.0, 2_000.0] {
         let seconds = if per_second < 1.0 { 600.0 } else { 60.0 };
-        let provider = learns(per_second, 200, seconds);
+        // More than the provider's bucket holds, all at once.
+        let blast = (per_second * 2.0).max(20.0) as u32;
+        let provider = learns(per_second, blast, seconds);
         let used = f64::from(provider.let_through) / (per_second * seconds);
-        let refused = f64::from(provider.refused.saturating_sub(200)) / f64::from(provider.let_through);
-        assert!(used > 0.8 && refused < 0.05, "{per_second}: {used:.2} used, {refused:.3} refused");
+        let refused = f64::from(provider.refused.saturating_sub(blast)) / f64::from(provider.let_through);
+        // Of few calls, a refusal is a large share.
+        let bearable = if per_second < 10.0 { 0.15 } else { 0.05 };
+        assert!(used > 0.8 && refused < bearable, "{per_second}: {used:.2} used, {refused:.3} refused");
     }
 }
 
@@ -153,7 +158,9 @@ fn a_limit_that_nobody_told_is_learned_from_refusals() {
 fn a_learned_rate_is_forgotten_in_the_end() {
     let mut pace = Pace::default();
     pace.permits(0.0, &ask(1, &[]));
-    pace.refused(10_000.0, "one", Duration::from_secs(1), 100);
+    for made in [100, 0] {
+        pace.refused(10_000.0, "one", Duration::from_secs(1), made);
+    }
     let mut now_ms = 11_000.0;
     loop {
         match pace.permits(now_ms, &ask(1_000, &[])) {
@@ -163,4 +170,42 @@ fn a_learned_rate_is_forgotten_in_the_end() {
         }
     }
     assert!((70_000.0..75_000.0).contains(&now_ms), "{now_ms}");
+}
+
+/// A server that refuses a call now and then, whatever the rate: so many calls in five minutes.
+#[test]
+fn refusals_that_have_nothing_to_do_with_the_rate_do_not_end_in_a_crawl() {
+    let (mut pace, mut now_ms, mut calls) = (Pace::default(), 1.0, 0_u32);
+    let (mut dice, mut made) = (1_u32, 0);
+    while now_ms < 300_000.0 {
+        let ask = Ask { made: std::mem::take(&mut made), ..ask(16, &[]) };
+        let count = match pace.permits(now_ms, &ask) {
+            Permits::Free => {
+                made = 16;
+                16
+            }
+            Permits::Places { count, first_ms, spacing_ms } => {
+                now_ms += (first_ms + f64::from(count) * spacing_ms).max(0.0);
+                count
+            }
+            Permits::After(wait) => {
+                now_ms += wait.as_secs_f64() * 1_000.0;
+                continue;
+            }
+        };
+        calls += count;
+        let refused = (0..count)
+            .filter(|_| {
+                dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                dice >> 16 < 65_536 / 25
+            })
+            .count();
+        // All of them were begun when the first refusal comes.
+        for _ in 0..refused {
+            pace.refused(now_ms, "one", Duration::from_secs(1), std::mem::take(&mut made));
+        }
+        now_ms += 10.0;
+    }
+    let per_second = f64::from(calls) / 300.0;
+    assert!(per_second > 8.0, "{per_second} a second, of 25 at best");
 }

@@ -1,6 +1,6 @@
 -- Asks for a product. KEYS: bucket, claims, answers, spent, pace. ARGV: product, token, lease in ms.
 -- Returns {'done'}, {'answered', outcome}, {'busy'}, or {'granted', claims that ran out in a call, calls begun under them, what
--- was spent when it was last given back}.
+-- was spent when it was last given back, how it is asked otherwise ('' unless it was put back)}.
 -- A claim is stored as "<until ms> <claims lost> <calls lost> <calls begun> <billionths of a dollar held> <token>", so
 -- that asking twice gives the same reply. What a claim that ran out had held counts as spent: nobody knows better.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
@@ -27,4 +27,7 @@ if held then
 end
 local claim = string.format('%d %d %d %d %d %s', now + ARGV[3], lost_claims, lost_calls, begun, hold, ARGV[2])
 redis.call('HSET', KEYS[2], ARGV[1], claim)
-return {'granted', tostring(lost_claims), tostring(lost_calls), redis.call('HGET', KEYS[4], ARGV[1]) or ''}
+local changes = ''
+if known and known:sub(1, 1) == 'r' then changes = redis.call('HGET', KEYS[4], ARGV[1] .. ':changes') or '{}' end
+local spent = redis.call('HGET', KEYS[4], ARGV[1]) or ''
+return {'granted', tostring(lost_claims), tostring(lost_calls), spent, changes}

@@ -3,8 +3,9 @@
 //! In two steps around the publish: [`RedisLedger::reopen`] (workers may claim it again), then the task is
 //! published, then [`RedisLedger::forget_failures`]. Cut off anywhere, doing it all again makes it whole.
 
-use super::RedisLedger;
+use super::{RedisLedger, reply::spent_text};
 use crate::{
+    changes::Changes,
     failure::FailureClass,
     identity::IdHash,
     ledger::LedgerError,
@@ -59,13 +60,15 @@ impl RedisLedger {
         Ok((next, products))
     }
 
-    /// Lets workers claim these failed products again; how many of them were failed.
-    pub async fn reopen(&self, products: &[IdHash]) -> Result<u64, LedgerError> {
+    /// Lets workers claim these failed products again, on which so much was spent, to be asked so; how many of them were
+    /// failed.
+    pub async fn reopen(&self, products: &[(IdHash, Spent)], changes: &Changes) -> Result<u64, LedgerError> {
         let mut call = self.scripts.reopen.prepare_invoke();
         call.key(&self.keys.run).key(&self.keys.claims).key(&self.keys.answers).key(&self.keys.failures);
-        call.key(&self.keys.pace);
-        for product in products {
-            call.key(self.keys.bucket(product)).arg(product.as_bytes());
+        call.key(&self.keys.pace).key(&self.keys.spent);
+        call.arg(if changes.is_empty() { String::new() } else { changes.encode() });
+        for (product, spent) in products {
+            call.key(self.keys.bucket(product)).arg(product.as_bytes()).arg(spent_text(spent));
         }
         self.invoke(&call).await
     }

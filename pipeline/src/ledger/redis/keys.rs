@@ -56,6 +56,7 @@ scripts!(
     begin_scan,
     claim,
     claimed,
+    end_call,
     forget,
     hold_pen,
     keep_prompt_answer,

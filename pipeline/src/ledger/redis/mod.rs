@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use redis::{AsyncCommands, ScriptInvocation};
 
 use super::{
-    Admission, Begun, Call, Claim, ClaimToken, Done, Grant, Halt, JournalMark, Kept, Ledger, LedgerError,
-    Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
+    Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, Kept, Ledger,
+    LedgerError, Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
     pace::{Ask, Bucket, Permits},
     pulse::{HEARD_WITHIN, Pulse},
 };
@@ -35,9 +35,10 @@ use client::Connection;
 pub use client::RedisConfig;
 pub use failed::FailedProduct;
 use keys::{Keys, Scripts};
-use reply::{answer, count, json, ms, parse, permits, spent_before};
+use reply::{answer, changes, count, json, ms, parse, permits, spent_before, spent_text};
 
 mod client;
+mod dialects;
 mod failed;
 mod keys;
 mod outage;
@@ -190,10 +191,11 @@ impl Ledger for RedisLedger {
         match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
             [b"done"] => Ok(Claim::Done),
             [b"busy"] => Ok(Claim::Busy),
-            [b"granted", claims, calls, spent] => Ok(Claim::Granted(Grant {
+            [b"granted", claims, calls, spent, changed] => Ok(Claim::Granted(Grant {
                 lost_claims: count(claims)?,
                 lost_calls: count(calls)?,
                 spent: spent_before(spent)?,
+                changes: changes(changed)?,
             })),
             [b"answered", outcome] => answer(outcome).map(Claim::Answered),
             _ => Err(LedgerError::Unreadable { what: "claim" }),
@@ -216,10 +218,9 @@ impl Ledger for RedisLedger {
         spent: &Spent,
         cost: Money,
     ) -> Result<bool, LedgerError> {
-        let spent = if *spent == Spent::default() { String::new() } else { json(spent) };
         let mut call = self.scripts.release.prepare_invoke();
         call.key(&self.keys.claims).key(&self.keys.spent).key(&self.keys.pace);
-        self.invoke(call.arg(product.as_bytes()).arg(token).arg(spent).arg(cost.nanos())).await
+        self.invoke(call.arg(product.as_bytes()).arg(token).arg(spent_text(spent)).arg(cost.nanos())).await
     }
 
     async fn abandon(&self, claims: &[(IdHash, String)]) -> Result<(), LedgerError> {
@@ -311,6 +312,16 @@ impl Ledger for RedisLedger {
         }
     }
 
+    async fn end_call(
+        &self,
+        (product, token): (IdHash, &ClaimToken),
+        cost: Money,
+    ) -> Result<(), LedgerError> {
+        let mut script = self.scripts.end_call.prepare_invoke();
+        script.key(&self.keys.pace).key(&self.keys.claims);
+        self.invoke(script.arg(product.as_bytes()).arg(token).arg(cost.nanos())).await
+    }
+
     async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError> {
         let mut script = self.scripts.permits.prepare_invoke();
         script.key(&self.keys.pace).arg(ask.lane).arg(ask.calls).arg(ask.made);
@@ -336,6 +347,14 @@ impl Ledger for RedisLedger {
 
     async fn spent_at_least(&self, spent: Money) -> Result<(), LedgerError> {
         self.invoke(self.scripts.spent_at_least.key(&self.keys.pace).arg(spent.nanos())).await
+    }
+
+    async fn dialects(&self, servers: &[String]) -> Result<Vec<Dialect>, LedgerError> {
+        self.kept_dialects(servers).await
+    }
+
+    async fn keep_dialect(&self, server: &str, dialect: Dialect) -> Result<(), LedgerError> {
+        self.set_fact(&dialects::field(server), &json(&dialect)).await
     }
 
     async fn states(&self, products: &[IdHash]) -> Result<(Option<JournalMark>, Vec<State>), LedgerError> {

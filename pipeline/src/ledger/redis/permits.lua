@@ -6,22 +6,31 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local lane = 'lane:' .. ARGV[1] .. ':'
 local function stored(name) return tonumber(redis.call('HGET', KEYS[1], name) or '0') end
-local function store(name, value) redis.call('HSET', KEYS[1], name, string.format('%.6f', value)) end
-local known = redis.call('HMGET', KEYS[1], lane .. 'paused', lane .. 'asked', lane .. 'calls', lane .. 'learned', lane .. 'over')
-local paused, asked, calls = tonumber(known[1] or '0'), tonumber(known[2] or '0'), tonumber(known[3] or '0')
-local learned, over = tonumber(known[4] or ''), tonumber(known[5] or '')
+local function store(name, value) redis.call('HSET', KEYS[1], name, string.format('%.9f', value)) end
+local function fact(name) return tonumber(redis.call('HGET', KEYS[1], lane .. name) or '') end
+local paused, asked, calls = fact('paused') or 0, fact('asked') or 0, fact('calls') or 0
+local rate = fact('rate')
+local function begun(count)
+    calls = calls + count
+    store(lane .. 'calls', calls)
+    local apart = fact('since_refusal')
+    if apart then store(lane .. 'since_refusal', apart + count) end
+end
 
 if now - math.max(asked, paused) > IDLE then
-    store(lane .. 'since', now)
     calls = 0
+    store(lane .. 'since', now)
 end
 store(lane .. 'asked', now)
-if learned and now < paused then
-    store(lane .. 'learned', learned + ARGV[3])
+local event = now < paused and fact('event')
+if event then
+    store(lane .. 'event', event + ARGV[3])
+    if fact('teaches') == 1 then
+        store(lane .. 'rate', math.max(BACK_TO * math.max(event + ARGV[3], 0.5) / fact('over'), fact('floor')))
+    end
 else
-    calls = calls + ARGV[3]
+    begun(tonumber(ARGV[3]))
 end
-store(lane .. 'calls', calls)
 for i = 4, #ARGV, 4 do
     if tonumber(ARGV[i + 3]) ~= 0 then
         local name = 'bucket:' .. ARGV[i]
@@ -31,13 +40,13 @@ end
 if now < paused then return {-1, math.ceil(math.max(paused - now, 1) * 1000)} end
 
 local buckets = {}
-if learned then
-    local seconds = math.max(math.min((now - paused) / 1000, calls / CALLS_PER_SECOND), 0)
+if rate then
+    local seconds = math.max(math.min((now - (fact('from') or 0)) / 1000, calls / CALLS_PER_SECOND), 0)
     if seconds > FORGOTTEN then
-        redis.call('HDEL', KEYS[1], lane .. 'learned')
+        redis.call('HDEL', KEYS[1], lane .. 'rate')
     else
-        local per_ms = BACK_TO * math.max(learned, 0.5) / over * math.exp(GROWTH * seconds * seconds)
-        table.insert(buckets, {name = lane .. 'bucket', call = 1 / per_ms, burst = 0})
+        local grown = rate * math.exp(GROWTH * seconds * seconds)
+        table.insert(buckets, {name = lane .. 'bucket', call = 1 / grown, burst = 0})
     end
 end
 for i = 4, #ARGV, 4 do
@@ -55,5 +64,5 @@ local ahead = first - now - HORIZON
 if ahead > 0 then return {-1, math.ceil(math.min(math.max(ahead, 1), ASK_AGAIN) * 1000)} end
 local count = math.min(math.max(tonumber(ARGV[2]), 1), math.floor(-ahead / spacing) + 1)
 for _, bucket in ipairs(buckets) do store(bucket.name, bucket.arrival + count * bucket.call) end
-store(lane .. 'calls', calls + count)
+begun(count)
 return {count, math.floor((first - now) * 1000), math.ceil(spacing * 1000)}

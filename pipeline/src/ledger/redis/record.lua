@@ -43,7 +43,7 @@ for i = 3, #ARGV, 4 do
         end
         redis.call('HDEL', claims, product)
         redis.call('HDEL', answers, product)
-        redis.call('HDEL', spent, product)
+        redis.call('HDEL', spent, product, product .. ':changes')
     end
 end
 if completed ~= 0 then redis.call('HINCRBY', run, 'completed', completed) end

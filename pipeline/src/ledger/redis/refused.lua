@@ -1,19 +1,41 @@
 -- A provider has refused a call for its rate: nobody begins one there for a while (see pace.rs). KEYS: pace. ARGV: lane, the
 -- pause in ms, calls made without a place.
-local LEAST_INTERVAL = 1000
+local LEAST_INTERVAL, AT_LEAST, CLOSE_CALLS, BACK_TO, GROWTH, CALLS_PER_SECOND = 1000, 0.8, 4, 0.95, 0.005, 4
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
-local lane = 'lane:' .. ARGV[1] .. ':'
-local known = redis.call('HMGET', KEYS[1], lane .. 'paused', lane .. 'calls', lane .. 'learned', lane .. 'since')
-local paused, calls, learned = tonumber(known[1] or '0'), tonumber(known[2] or '0'), tonumber(known[3] or '')
-local function text(value) return string.format('%.6f', value) end
-if not learned or now >= paused then
-    learned = calls
-    local since = tonumber(known[4] or '0')
-    local counted = since > 0 and now - since or 0
-    redis.call('HSET', KEYS[1], lane .. 'over', text(math.max(counted, LEAST_INTERVAL)))
-    redis.call('HSET', KEYS[1], lane .. 'since', text(now), lane .. 'calls', '0')
+local lane, made = 'lane:' .. ARGV[1] .. ':', tonumber(ARGV[3])
+local function fact(name) return tonumber(redis.call('HGET', KEYS[1], lane .. name) or '') end
+local function store(name, value) redis.call('HSET', KEYS[1], lane .. name, string.format('%.9f', value)) end
+local paused, calls, since, rate = fact('paused') or 0, fact('calls') or 0, fact('since') or 0, fact('rate')
+local apart = fact('since_refusal')
+local event, over, floor, teaches = fact('event'), fact('over'), fact('floor'), fact('teaches') == 1
+local began = false
+if event and now < paused then
+    began, teaches = not teaches, true
+else
+    event, floor = calls, 0
+    over = math.max(since > 0 and now - since or 0, LEAST_INTERVAL)
+    if rate then
+        local seconds = math.max(math.min((now - (fact('from') or 0)) / 1000, calls / CALLS_PER_SECOND), 0)
+        floor = rate * math.exp(GROWTH * seconds * seconds) * AT_LEAST
+    end
+    teaches = apart ~= nil and apart + made <= CLOSE_CALLS
+    began = teaches
 end
-redis.call('HSET', KEYS[1], lane .. 'learned', text(learned + ARGV[3] - 1))
-redis.call('HSET', KEYS[1], lane .. 'paused', text(math.max(paused, now + ARGV[2])))
+if began then
+    store('since', now)
+    store('calls', 0)
+end
+event = event + made - 1
+store('event', event)
+store('over', over)
+store('floor', floor)
+store('teaches', teaches and 1 or 0)
+store('since_refusal', 0)
+paused = math.max(paused, now + ARGV[2])
+store('paused', paused)
+if teaches then
+    store('rate', math.max(BACK_TO * math.max(event, 0.5) / over, floor))
+    store('from', paused)
+end
 return 1

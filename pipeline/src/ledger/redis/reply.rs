@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    changes::Changes,
     ledger::{LedgerError, Permits},
     message::{Outcome, Spent},
 };
@@ -27,6 +28,19 @@ pub(super) fn spent_before(json: &[u8]) -> Result<Spent, LedgerError> {
         return Ok(Spent::default());
     }
     serde_json::from_slice(json).map_err(|_| LedgerError::Unreadable { what: "claim" })
+}
+
+/// The same on its way there.
+pub(super) fn spent_text(spent: &Spent) -> String {
+    if *spent == Spent::default() { String::new() } else { json(spent) }
+}
+
+/// How a product that was put back is asked otherwise; `None` where none was.
+pub(super) fn changes(json: &[u8]) -> Result<Option<Changes>, LedgerError> {
+    if json.is_empty() {
+        return Ok(None);
+    }
+    Changes::decode(json).map(Some).map_err(|_| LedgerError::Unreadable { what: "changes" })
 }
 
 pub(super) fn answer(bytes: &[u8]) -> Result<Outcome, LedgerError> {
