@@ -31,6 +31,7 @@ mod model;
 mod product;
 mod refusals;
 mod routes;
+mod same_prompt;
 
 pub use estimate::{Corrector, Estimate, Estimator, estimate_tokens};
 use product::Desk;
