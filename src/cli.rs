@@ -226,6 +226,10 @@ pub(crate) struct JobArgs {
     /// counts, and both cost [default: as the job says, else never].
     #[arg(long, value_name = "PERCENTILE", env = "SHELFMILL_HEDGE_AFTER", help_heading = "Job")]
     pub(crate) hedge_after: Option<Percentile>,
+    /// Ask once where products make equal prompts, and give all of them the answer; the prompt must not have their ids
+    /// [default: as the job says].
+    #[arg(long, env = "SHELFMILL_DEDUPE_PROMPTS", help_heading = "Job")]
+    pub(crate) dedupe_prompts: bool,
     /// Go on with a run although its prompt, schema or model has changed; what is done stays as it is.
     #[arg(long, env = "SHELFMILL_ACCEPT_CHANGED_JOB", help_heading = "Job")]
     pub(crate) accept_changed_job: bool,

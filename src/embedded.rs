@@ -117,6 +117,9 @@ async fn open(
     folder.update(|record| record.job = Some(job.clone()))?;
     ledger.number_scans_after(folder.record().rejects_scan);
     ledger.watch_inflight(&folder.state_file("inflight"))?;
+    if job.limits.dedupe_prompts {
+        ledger.keep_prompts(&folder.state_file("prompts"))?;
+    }
     for (product, PutBack { spent, changes }) in put_back(&folder)? {
         ledger.remember_spent(product, spent);
         if !changes.is_empty() {

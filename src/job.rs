@@ -20,7 +20,6 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
         Some(file) => Job::read(file)?,
         None => Job::default(),
     };
-    refuse_what_is_to_come(&job)?;
     if let Some(model) = &args.model {
         job.llm.model.clone_from(model);
     }
@@ -48,6 +47,14 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
     if let Some(percentile) = args.hedge_after {
         job.limits.hedge_after = Some(percentile);
     }
+    job.limits.dedupe_prompts |= args.dedupe_prompts;
+    if job.limits.dedupe_prompts && prompt(&job)?.names_id() {
+        return Err(anyhow!(Usage(format!(
+            "no two prompts are equal where they have {{{{ id }}}}, as {} does: dedupe_prompts would never save a call. Give \
+             a job file (--job) whose prompt has only what decides the answer, such as {{{{ product.title }}}}",
+            if job.prompt == Job::default().prompt { "the built-in one" } else { "this job's" }
+        ))));
+    }
     if let (Some(_), Some(endpoint)) =
         (job.limits.budget, job.llm.endpoints().iter().find(|endpoint| endpoint.prices.is_none()))
     {
@@ -66,17 +73,6 @@ pub(crate) fn names_a_model(job: &Job) -> bool {
         || !job.llm.endpoints.is_empty()
         || job.llm.api_keys != Llm::default().api_keys
         || job.llm.api_keys.iter().any(|variable| fleet::find_key(variable).is_some())
-}
-
-/// Settings that a job file may have and nothing acts on yet: better refused than believed in.
-fn refuse_what_is_to_come(job: &Job) -> Result<(), Usage> {
-    let asked = [(job.limits.dedupe_prompts, "limits.dedupe_prompts")];
-    match asked.iter().find(|(is_asked, _)| *is_asked) {
-        Some((_, what)) => Err(Usage(format!(
-            "{what} is read and does nothing in this version; take it out of the job file"
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// What is to be read.
@@ -107,7 +103,17 @@ pub(crate) fn check_prompt(job: &Job, input: &InputOptions) -> anyhow::Result<()
     for entry in shelfmill_producer::input::open(input)?.take(PRODUCTS_TRIED) {
         let Entry::Record(record) = entry? else { continue };
         match prompt.render(&record.id, &record.body) {
-            Ok(_) => return Ok(()),
+            Ok(messages) => {
+                if job.limits.dedupe_prompts && messages.iter().any(|said| has_id(&said.content, &record.id))
+                {
+                    tracing::warn!(
+                        id = ?record.id,
+                        "the first prompt seems to have the product's id in it (the whole product?): if all have, none are \
+                         equal, and dedupe_prompts saves no call"
+                    );
+                }
+                return Ok(());
+            }
             Err(error) => drop(first_error.get_or_insert((record.line, error))),
         }
     }
@@ -118,6 +124,16 @@ pub(crate) fn check_prompt(job: &Job, input: &InputOptions) -> anyhow::Result<()
              product has is written {{{{ product.field | default('') }}}}"
         )))),
     }
+}
+
+/// Whether the text has the id as a word of its own; a short one may be there by chance.
+fn has_id(text: &str, id: &str) -> bool {
+    const LEAST_BYTES: usize = 4;
+    let is_apart = |end: Option<char>| !end.is_some_and(char::is_alphanumeric);
+    id.len() >= LEAST_BYTES
+        && text.match_indices(id).any(|(at, _)| {
+            is_apart(text[..at].chars().next_back()) && is_apart(text[at + id.len()..].chars().next())
+        })
 }
 
 /// Begins the run, or goes on with it; a job that asks something else than before is refused.

@@ -31,6 +31,8 @@ const OF_WORKER: [(Point, u32); 5] = [
     (Point::WorkerKept, 20),
     (Point::WorkerTold, 20),
 ];
+/// Only where equal prompts are asked once: `same_prompts` dies there.
+const OF_SHARED: [(Point, u32); 1] = [(Point::WorkerShared, 20)];
 const OF_DELAY: [(Point, u32); 1] = [(Point::WorkerDelayed, 3)];
 const OF_AGGREGATOR: [(Point, u32); 7] = [
     (Point::AggregatorTorn, 3),
@@ -49,6 +51,7 @@ fn no_step_is_left_out() {
     let tried: BTreeSet<_> = [
         places(&OF_PRODUCER),
         places(&OF_WORKER),
+        places(&OF_SHARED),
         places(&OF_DELAY),
         places(&OF_AGGREGATOR),
         places(&OF_REQUEUE),

@@ -25,6 +25,7 @@ mod queue_faults;
 mod redis_faults;
 mod requeue;
 mod retries;
+mod same_prompts;
 mod security;
 mod servers;
 mod shutdown;

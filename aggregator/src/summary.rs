@@ -80,6 +80,8 @@ pub struct Calls {
     pub retries: u64,
     /// Of these, known to be made again because a process died with the first under way.
     pub repeated: u64,
+    /// Not made: products that have the answer of another one with the same prompt.
+    pub saved: u64,
 }
 
 /// Tokens over all calls.
@@ -165,7 +167,9 @@ impl Tally {
         match &line.failure {
             None => {
                 self.completed += 1;
-                self.latencies_ms.saturating_record(meta.latency_ms);
+                if meta.attempts > 0 {
+                    self.latencies_ms.saturating_record(meta.latency_ms);
+                }
                 if self.models.len() < MODELS_TOLD || self.models.contains_key(&meta.model) {
                     *self.models.entry(meta.model.clone()).or_default() += 1;
                 }
@@ -178,6 +182,7 @@ impl Tally {
         self.calls.made += u64::from(meta.attempts) + u64::from(meta.repeated_calls);
         self.calls.retries += u64::from(meta.attempts.saturating_sub(1));
         self.calls.repeated += u64::from(meta.repeated_calls);
+        self.calls.saved += u64::from(meta.same_prompt_as.is_some());
         self.tokens.prompt = self.tokens.prompt.saturating_add(meta.prompt_tokens);
         self.tokens.completion = self.tokens.completion.saturating_add(meta.completion_tokens);
         self.cost_usd = self.cost_usd.zip(meta.cost_usd).map(|(sum, cost)| sum + cost);
@@ -199,7 +204,7 @@ impl Tally {
                 ..self.tokens
             },
             cost_usd: self.cost_usd.filter(|_| done > 0).map(|cost| (cost * 1e6).round() / 1e6),
-            latency_ms: (self.completed > 0).then(|| Latencies {
+            latency_ms: (!self.latencies_ms.is_empty()).then(|| Latencies {
                 p50: quantile(0.50),
                 p95: quantile(0.95),
                 p99: quantile(0.99),

@@ -43,6 +43,8 @@ points! {
     WorkerCalled = "worker.called",
     /// The model has answered, and nobody else knows.
     WorkerAnswered = "worker.answered",
+    /// The ledger has the answer for other products with the same prompt, and not for this one.
+    WorkerShared = "worker.shared",
     /// The answer is in the ledger.
     WorkerKept = "worker.kept",
     /// The outcome is confirmed; the task is not acknowledged.

@@ -44,20 +44,61 @@ impl fmt::Debug for IdHash {
     }
 }
 
+/// The name of everything that decides what a model answers: equal keys, equal question. (128 bits of a SHA-256: unlike an
+/// id, a prompt can be as a stranger wants it, and nobody is to be told another question's answer.)
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PromptKey([u8; PromptKey::LEN]);
+
+impl PromptKey {
+    /// Bytes in a key.
+    pub const LEN: usize = 16;
+
+    /// The key of these parts, in this order.
+    #[must_use]
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let digest = digest(parts);
+        let mut bytes = [0; Self::LEN];
+        bytes.copy_from_slice(&digest[..Self::LEN]);
+        Self(bytes)
+    }
+
+    /// The key whose bytes these are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, as stored.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PromptKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// The first 64 bits, in hex, of the SHA-256 of the parts, each preceded by its length so that moving a byte
 /// from one part to the next changes the result.
 #[must_use]
 pub fn fingerprint(parts: &[&[u8]]) -> String {
+    digest(parts)[..8].iter().fold(String::with_capacity(16), |mut hex, byte| {
+        use fmt::Write;
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    hasher.finalize()[..8].iter().fold(String::with_capacity(16), |mut hex, byte| {
-        use fmt::Write;
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hasher.finalize().into()
 }
 
 #[cfg(test)]
@@ -69,6 +110,7 @@ mod tests {
         // Stored in Redis: a change here orphans every run under way.
         assert_eq!(format!("{:?}", IdHash::of("SM-0001")), "5b79ee153e9080254d8ad402");
         assert_eq!(fingerprint(&[b"a", b"b"]), "cf6ab613e3942391");
+        assert!(format!("{:?}", PromptKey::of(&[b"a", b"b"])).starts_with("cf6ab613e3942391"));
     }
 
     #[test]

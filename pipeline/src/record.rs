@@ -105,6 +105,9 @@ pub struct Meta {
     /// What of the product the model was not shown, because it did not fit its window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shortened: Option<Shortened>,
+    /// The product with the same prompt that the model was asked for: this one has its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_prompt_as: Option<String>,
 }
 
 /// A text of a product that was cut before the model saw it. The line has it whole.

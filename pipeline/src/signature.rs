@@ -26,6 +26,8 @@ pub struct AnsweredBy {
     pub model: String,
     /// Where, if the job names several endpoints.
     pub endpoint: Option<String>,
+    /// For which other product, if the answer was there already.
+    pub same_prompt_as: Option<String>,
 }
 
 impl Signature {
@@ -56,7 +58,12 @@ impl Signature {
             seq: task.seq,
             product: task.product.clone(),
             analysis,
-            meta: Meta { endpoint: by.endpoint, shortened, ..self.meta(task, by.model, latency) },
+            meta: Meta {
+                endpoint: by.endpoint,
+                shortened,
+                same_prompt_as: by.same_prompt_as,
+                ..self.meta(task, by.model, latency)
+            },
         }))
     }
 
@@ -87,6 +94,7 @@ impl Signature {
             completed_at: Timestamp::now(),
             endpoint: None,
             shortened: None,
+            same_prompt_as: None,
         }
     }
 }

@@ -5,6 +5,7 @@ mod changes;
 mod full_redis;
 mod ledgers;
 mod pace;
+mod prompts;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -10,9 +10,9 @@ use anyhow::Context as _;
 use shelfmill_pipeline::{
     crash::{self, Point},
     failure::FailureClass,
-    identity::IdHash,
+    identity::{IdHash, PromptKey},
     job::{AnswerSchema, Job, Prompt},
-    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, Pulse, Turn},
+    ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, PromptAnswer, Pulse, Turn},
     message::{Outcome, Task},
     money::Money,
     record::Failure,
@@ -30,6 +30,7 @@ use crate::{
     model::{CallFailure, ModelClient},
     refusals::Whose,
     routes::{Route, Routes, is_outage},
+    same_prompt::{self, Shared},
 };
 
 mod changed;
@@ -62,12 +63,14 @@ pub(crate) struct Analyst {
     given: Job,
     concurrency: u32,
     /// With the job as it is done here.
-    signature: Signature,
+    pub(crate) signature: Signature,
+    /// What all questions have in common, where equal ones are asked once.
+    pub(crate) question: Option<PromptKey>,
     pub(crate) prompt: Prompt,
     pub(crate) schema: AnswerSchema,
     pub(crate) routes: Routes,
     /// `None`: no images are wanted.
-    fetcher: Option<Fetcher>,
+    pub(crate) fetcher: Option<Fetcher>,
     /// Turns for second calls beside slow ones.
     pub(crate) seconds: Semaphore,
 }
@@ -128,9 +131,10 @@ impl Analyst {
         let schema = AnswerSchema::compile(&job.output.schema).context("the job's schema")?;
         let routes = Routes::new(config, &job, concurrency as usize, whose)?;
         let fetcher = job.llm.images.as_ref().map(Fetcher::new).transpose()?;
+        let question = same_prompt::question_of(&job);
         let signature = Signature::new(job, config.name.clone());
         let seconds = Semaphore::new((concurrency as usize / 10).max(2));
-        Ok(Self { given, concurrency, signature, prompt, schema, routes, fetcher, seconds })
+        Ok(Self { given, concurrency, signature, question, prompt, schema, routes, fetcher, seconds })
     }
 
     /// Whether this is the job that is to be done.
@@ -165,6 +169,10 @@ impl Analyst {
         let mut conversation = match Conversation::begin(job, &self.prompt, task) {
             Ok(conversation) => conversation,
             Err(failure) => return Ok(Verdict::Outcome(self.failed(task, failure, Duration::ZERO))),
+        };
+        let prompt = match self.shared(&conversation, task, token, services).await? {
+            Shared::Ask(prompt) => prompt,
+            Shared::Verdict(verdict) => return Ok(verdict),
         };
         // Before any call is noted: what an image costs, if it cannot be had, is no call.
         let shown = match self.images(task, services.stopper).await {
@@ -211,7 +219,17 @@ impl Analyst {
             }
             let failure = match answer {
                 Ok((analysis, model)) => {
-                    let by = AnsweredBy { model, endpoint: self.endpoint_name(&route) };
+                    let endpoint = self.endpoint_name(&route);
+                    let to_share = || PromptAnswer {
+                        id: task.id.clone(),
+                        model: model.clone(),
+                        endpoint: endpoint.clone(),
+                        shortened: conversation.shortened.clone(),
+                        most,
+                        analysis: analysis.clone(),
+                    };
+                    self.share(prompt.as_ref(), to_share, services).await?;
+                    let by = AnsweredBy { model, endpoint, same_prompt_as: None };
                     let outcome =
                         self.signature.completed(task, analysis, by, latency, conversation.shortened);
                     return Ok(Verdict::Outcome(outcome));

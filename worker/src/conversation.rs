@@ -55,6 +55,11 @@ impl Conversation {
         })
     }
 
+    /// The question, before anything was answered, and without what a server must be told of the schema.
+    pub(crate) fn first(&self) -> &[Message] {
+        &self.first
+    }
+
     /// The messages, for a server that is told in this way what the answer must look like.
     pub(crate) fn messages(&self, structured: Structured, schema: &Value) -> Vec<Message> {
         let mut messages = self.first.clone();

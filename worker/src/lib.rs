@@ -32,6 +32,7 @@ mod model;
 mod product;
 mod refusals;
 mod routes;
+mod same_prompt;
 
 pub use estimate::{Corrector, Estimate, Estimator, estimate_tokens};
 pub use images::count_images;

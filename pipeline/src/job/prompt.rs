@@ -110,6 +110,12 @@ impl Prompt {
         errors
     }
 
+    /// Whether a template has the product's id in it, so that no two prompts are equal.
+    #[must_use]
+    pub fn names_id(&self) -> bool {
+        self.environment.templates().any(|(_, template)| template.undeclared_variables(false).contains("id"))
+    }
+
     /// The messages that ask for this product.
     pub fn render(&self, id: &str, product: &RawValue) -> Result<Vec<Message>, PromptError> {
         let product: serde_json::Value =

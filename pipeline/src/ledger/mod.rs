@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::FailureClass,
-    identity::IdHash,
+    identity::{IdHash, PromptKey},
     job::{Job, Limits},
     message::{Outcome, Spent},
     money::Money,
@@ -34,6 +34,7 @@ mod embedded;
 mod error;
 mod halt;
 mod pace;
+mod prompts;
 mod pulse;
 mod redis;
 
@@ -43,6 +44,7 @@ pub use embedded::EmbeddedLedger;
 pub use error::LedgerError;
 pub use halt::{Halt, HaltCause};
 pub use pace::{Ask, Bucket, HORIZON_MS, Permits};
+pub use prompts::{PromptAnswer, PromptTurn};
 pub use pulse::Pulse;
 pub use redis::{FailedProduct, RedisConfig, RedisLedger};
 
@@ -274,6 +276,14 @@ pub trait Ledger: Send + Sync {
         cost: Money,
         late: Option<u32>,
     ) -> Result<Kept, LedgerError>;
+    /// Asks for the answer to a prompt; whoever is to ask the model for it holds the prompt as long as its product's claim.
+    async fn ask_prompt(
+        &self,
+        prompt: &PromptKey,
+        claim: (IdHash, &ClaimToken),
+    ) -> Result<PromptTurn, LedgerError>;
+    /// Keeps the answer to a prompt for all other products that have it; the first one counts.
+    async fn keep_prompt_answer(&self, prompt: &PromptKey, answer: &PromptAnswer) -> Result<(), LedgerError>;
     /// How many claims are held now.
     async fn claimed(&self) -> Result<u64, LedgerError>;
     /// How many answers are not on disk yet.

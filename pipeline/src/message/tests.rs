@@ -20,6 +20,7 @@ fn meta() -> Meta {
         attempts: 2,
         endpoint: None,
         shortened: None,
+        same_prompt_as: None,
         repeated_calls: 0,
         worker: "host-17-beef".to_owned(),
         fingerprint: "00112233445566ff".to_owned(),

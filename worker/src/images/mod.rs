@@ -103,6 +103,19 @@ impl Fetcher {
         })
     }
 
+    /// What the product shows, unfetched: two products with equal names have equal images.
+    pub(crate) fn names(&self, product: &RawValue) -> String {
+        let sources = |product: &Value| {
+            let sources = sources(&self.images, product).ok()?;
+            Some(sources.iter().map(|source| format!("{:?}\n", source.place)).collect())
+        };
+        // What cannot be read is equal to nothing else.
+        serde_json::from_str(product.get())
+            .ok()
+            .and_then(|product| sources(&product))
+            .unwrap_or(product.to_string())
+    }
+
     /// The product's images, in the order of the fields.
     pub(crate) async fn fetch(&self, product: &RawValue) -> Result<Shown, CallFailure> {
         let unreadable = |error: serde_json::Error| {

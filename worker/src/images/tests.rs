@@ -209,9 +209,9 @@ fn an_image_is_what_its_first_bytes_say() {
     let webp = b"RIFF\x1a\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\x63\0\0\x31\0\0";
     for (bytes, kind, size) in [
         (PNG, "image/png", Some((512, 256))),
-        (b"GIF89a\x0a\0\x05\0", "image/gif", Some((10, 5))),
+        (b"GIF89a\x0a\0\x05\0\0\0\0;", "image/gif", Some((10, 5))),
         (b"\xff\xd8\xff\xc0\0\x11\x08\0\x10\0\x20\x03", "image/jpeg", Some((32, 16))),
-        (b"\xff\xd8\xff\xe0\0", "image/jpeg", None),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01", "image/jpeg", None),
         (webp, "image/webp", Some((100, 50))),
     ] {
         let image = encode(bytes).unwrap();

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     inflight::Inflight,
+    prompts::Prompts,
     table::{Entry, Table},
 };
 use crate::{
     changes::Changes,
     failure::FailureClass,
-    identity::IdHash,
+    identity::{IdHash, PromptKey},
     job::Job,
     ledger::{
-        Admission, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, Pulse, ScanCounts, State, Vitals,
-        pace::Pace,
+        Admission, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, PromptTurn, Pulse, ScanCounts, State,
+        Vitals, pace::Pace,
     },
     message::{Outcome, Spent},
     money::Money,
@@ -30,6 +31,9 @@ pub(super) struct Inner {
     pub(super) dialects: HashMap<String, Dialect>,
     pub(super) inflight: Option<(Inflight, String)>,
     pub(super) inflight_told: bool,
+    pub(super) prompts: Option<Prompts>,
+    /// Prompts that the model is being asked, and for which product; each is in that one's claim, too, and goes with it.
+    pub(super) asking: HashMap<PromptKey, IdHash>,
     pub(super) pace: Pace,
     pub(super) pulses: BTreeMap<String, Pulse>,
     pub(super) scan: Option<ScanCounts>,
@@ -46,23 +50,56 @@ pub(super) struct Inner {
 }
 
 /// A claim.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Held {
     pub(super) token: String,
     pub(super) begun: u32,
     pub(super) hold: Money,
     /// Calls of earlier processes that were cut off, and whose cost is not counted yet.
     pub(super) lost_calls: u32,
+    /// The prompt that it asks the model, for all products that have it.
+    pub(super) prompt: Option<PromptKey>,
 }
 
 impl Inner {
     /// Ends a claim; `cost` is what its last call has cost, where that is known.
     pub(super) fn end_claim(&mut self, product: &IdHash, cost: Option<Money>) {
         let Some(held) = self.claims.remove(product) else { return };
+        if let Some(prompt) = held.prompt {
+            self.asking.remove(&prompt);
+        }
         if held.hold > Money::ZERO {
             self.money_held = self.money_held.less(held.hold);
             self.money_spent = self.money_spent.plus(cost.unwrap_or(held.hold));
         }
+    }
+
+    /// Whoever holds no claim may ask: it is told so when it begins its call.
+    pub(super) fn ask_prompt(
+        &mut self,
+        prompt: &PromptKey,
+        product: IdHash,
+        token: &ClaimToken,
+    ) -> PromptTurn {
+        let answer = self.prompts.as_mut().and_then(|prompts| prompts.answer(prompt));
+        let held = self.claims.get_mut(&product).filter(|held| held.token == token);
+        if let Some(answer) = answer {
+            // No call is begun that would count what those cut off can have cost.
+            for _ in 0..held.map_or(0, |held| std::mem::take(&mut held.lost_calls)) {
+                self.money_spent = self.money_spent.plus(answer.most);
+            }
+            return PromptTurn::Answered(answer);
+        }
+        if self.asking.get(prompt).is_some_and(|holder| *holder != product) {
+            return PromptTurn::Busy;
+        }
+        if let Some(held) = held {
+            if let Some(other) = held.prompt.replace(*prompt) {
+                self.asking.remove(&other);
+            }
+            self.asking.insert(*prompt, product);
+        }
+        PromptTurn::Ask
     }
 
     pub(super) fn is_held_by(&self, product: &IdHash, token: &ClaimToken) -> bool {

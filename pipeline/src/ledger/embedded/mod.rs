@@ -1,7 +1,7 @@
 //! The ledger within one process: in memory, rebuilt from the journal at every start.
 //!
-//! Nothing of it is written but which calls are under way (see [`inflight`]): the journal is the truth, and what is
-//! in memory can be had again by reading it. Leases are not kept: whoever claims lives and dies with the ledger.
+//! Nothing of it is written but which calls are under way (see [`inflight`]) and, where equal prompts are asked once, their
+//! answers (see [`prompts`]): the journal is the truth, and what is in memory can be had again by reading it. Leases are not kept: whoever claims lives and dies with the ledger.
 
 use std::{
     collections::BTreeMap,
@@ -15,23 +15,25 @@ use tokio::time::Instant;
 
 use super::{
     Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Halt, JournalMark, Kept, Ledger, LedgerError,
-    Progress, ScanCounts, State, Turn, Vitals,
+    Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
     pace::{Ask, Permits},
     pulse::Pulse,
 };
 use crate::{
     changes::Changes,
-    identity::IdHash,
+    identity::{IdHash, PromptKey},
     job::{Job, Limits},
     message::{Outcome, Spent},
     money::Money,
 };
 use inflight::Inflight;
 use inner::{Held, Inner};
+use prompts::Prompts;
 use table::Entry;
 
 mod inflight;
 mod inner;
+mod prompts;
 mod table;
 
 /// How soon to ask again for money that others hold.
@@ -63,6 +65,14 @@ impl EmbeddedLedger {
         let inflight =
             Inflight::open(path).map_err(|source| LedgerError::File { file: file.clone(), source })?;
         self.lock().inflight = Some((inflight, file));
+        Ok(())
+    }
+
+    /// From now on keeps the answers to prompts in this file; those that it holds are known.
+    pub fn keep_prompts(&self, path: &Path) -> Result<(), LedgerError> {
+        let file = path.display().to_string();
+        let prompts = Prompts::open(path).map_err(|source| LedgerError::File { file, source })?;
+        self.lock().prompts = Some(prompts);
         Ok(())
     }
 
@@ -206,7 +216,7 @@ impl Ledger for EmbeddedLedger {
             None => {
                 let grant = inner.note_claim(product);
                 let (token, lost_calls) = (token.to_owned(), grant.lost_calls);
-                inner.claims.insert(product, Held { token, begun: 0, hold: Money::ZERO, lost_calls });
+                inner.claims.insert(product, Held { token, lost_calls, ..Held::default() });
                 Ok(Claim::Granted(grant))
             }
         }
@@ -290,6 +300,21 @@ impl Ledger for EmbeddedLedger {
             }
         }
         Ok(Kept::Yes)
+    }
+
+    async fn ask_prompt(
+        &self,
+        prompt: &PromptKey,
+        (product, token): (IdHash, &ClaimToken),
+    ) -> Result<PromptTurn, LedgerError> {
+        Ok(self.lock().ask_prompt(prompt, product, token))
+    }
+
+    async fn keep_prompt_answer(&self, prompt: &PromptKey, answer: &PromptAnswer) -> Result<(), LedgerError> {
+        if let Some(prompts) = &mut self.lock().prompts {
+            prompts.keep(prompt, answer);
+        }
+        Ok(())
     }
 
     async fn claimed(&self) -> Result<u64, LedgerError> {

@@ -12,6 +12,7 @@ pub(super) struct Keys {
     pub(super) spent: String,
     pub(super) pace: String,
     pub(super) workers: String,
+    pub(super) prompts: String,
 }
 
 impl Keys {
@@ -25,6 +26,7 @@ impl Keys {
             spent: key("spent"),
             pace: key("pace"),
             workers: key("workers"),
+            prompts: key("prompts"),
         }
     }
 
@@ -48,6 +50,7 @@ macro_rules! scripts {
 scripts!(
     abandon,
     admit,
+    ask_prompt,
     begin,
     begin_call,
     begin_scan,
@@ -56,6 +59,7 @@ scripts!(
     end_call,
     forget,
     hold_pen,
+    keep_prompt_answer,
     keep_scan,
     permits,
     pulse,

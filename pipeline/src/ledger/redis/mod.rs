@@ -19,13 +19,13 @@ use redis::{AsyncCommands, ScriptInvocation};
 
 use super::{
     Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, Kept, Ledger,
-    LedgerError, Progress, ScanCounts, State, Turn, Vitals,
+    LedgerError, Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
     pace::{Ask, Bucket, Permits},
     pulse::{HEARD_WITHIN, Pulse},
 };
 use crate::{
     failure::FailureClass,
-    identity::IdHash,
+    identity::{IdHash, PromptKey},
     job::{Job, JobFingerprint, Limits},
     message::{Outcome, Spent},
     money::Money,
@@ -43,6 +43,7 @@ mod failed;
 mod keys;
 mod outage;
 mod paused;
+mod prompts;
 mod reply;
 
 /// How long a producer may be silent before another may take over.
@@ -263,6 +264,20 @@ impl Ledger for RedisLedger {
             [b"late", calls, spent] => Ok(Kept::Late { calls: count(calls)?, spent: spent_before(spent)? }),
             _ => Err(LedgerError::Unreadable { what: "answer" }),
         }
+    }
+
+    async fn ask_prompt(
+        &self,
+        prompt: &PromptKey,
+        claim: (IdHash, &ClaimToken),
+    ) -> Result<PromptTurn, LedgerError> {
+        self.turn_of_prompt(prompt, claim).await
+    }
+
+    async fn keep_prompt_answer(&self, prompt: &PromptKey, answer: &PromptAnswer) -> Result<(), LedgerError> {
+        let mut script = self.scripts.keep_prompt_answer.prepare_invoke();
+        script.key(&self.keys.prompts).arg(prompt.as_bytes()).arg(json(answer));
+        self.invoke(&script).await
     }
 
     async fn claimed(&self) -> Result<u64, LedgerError> {

@@ -54,6 +54,13 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(
     serde_json::from_str(text).map_err(|_| LedgerError::Unreadable { what })
 }
 
+pub(super) fn parse_bytes<T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<T, LedgerError> {
+    serde_json::from_slice(bytes).map_err(|_| LedgerError::Unreadable { what })
+}
+
 /// What `permits.lua` gives; times in microseconds.
 #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
 pub(super) fn permits(reply: &[i64]) -> Result<Permits, LedgerError> {
