@@ -10,7 +10,8 @@ use shelfmill_pipeline::{
     identity::IdHash,
     job::{Job, Limits},
     ledger::{
-        Ask, Call, Claim, Done, JournalMark, Ledger, LedgerError, RedisConfig, RedisLedger, State, Vitals,
+        Ask, Call, Claim, Done, JournalMark, Ledger, LedgerError, RateRefusal, RedisConfig, RedisLedger,
+        State, Vitals,
     },
     message::{Outcome, Rejects, Spent},
     money::Money,
@@ -100,7 +101,7 @@ async fn a_full_redis_does_a_script_whole_or_not_at_all() {
     );
     let ask = Ask { lane: "one", calls: 1, made: 1, buckets: &[] };
     refused("permits", ledger.permits(&ask).await);
-    refused("refused", ledger.refused("one", LEASE, 0).await);
+    refused("refused", ledger.refused("one", &RateRefusal::default()).await);
     refused("reopen", ledger.reopen(&[(failed, Spent::default())], &Changes::default()).await);
     assert_eq!(content(&redis), before, "a script was done in part");
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shelfmill_pipeline::ledger::{Ask, Bucket, EmbeddedLedger, Ledger, Permits};
+use shelfmill_pipeline::ledger::{Ask, Bucket, EmbeddedLedger, Ledger, Permits, RateRefusal};
 use tokio::time::Instant;
 
 use super::{fresh_run, ledgers::in_redis};
@@ -85,7 +85,9 @@ async fn a_refusal_pauses_all_and_teaches_the_rate(ledger: &dyn Ledger) {
     let made = Ask { made: 30, ..ask(3, &[]) };
     assert_eq!(ledger.permits(&made).await.unwrap(), Permits::Free);
     for wait in [300, 100] {
-        ledger.refused("one", Duration::from_millis(wait), if wait == 300 { 22 } else { 0 }).await.unwrap();
+        let made = if wait == 300 { 22 } else { 0 };
+        let wait = Duration::from_millis(wait);
+        ledger.refused("one", &RateRefusal { wait, made, ..RateRefusal::default() }).await.unwrap();
     }
     let Permits::After(wait) = ledger.permits(&ask(3, &[])).await.unwrap() else { panic!("it is paused") };
     assert!(wait > Duration::from_millis(150) && wait <= Duration::from_millis(300), "{wait:?}");
@@ -97,4 +99,15 @@ async fn a_refusal_pauses_all_and_teaches_the_rate(ledger: &dyn Ledger) {
     };
     // 52 calls less two that were refused, in a second or a little more; a twentieth less than that.
     assert!(count == 3 && (1_000.0 / 47.5 - 0.5..60.0).contains(&spacing_ms), "{count} {spacing_ms}");
+    // Begun before all waited, and told only now.
+    let (wait, age) = (Duration::from_millis(200), Duration::from_secs(1));
+    ledger.refused("one", &RateRefusal { wait, age, made: 0 }).await.unwrap();
+    let Permits::After(left) = ledger.permits(&ask(3, &[])).await.unwrap() else {
+        panic!("it is paused again")
+    };
+    tokio::time::sleep(left).await;
+    let Permits::Places { spacing_ms: now, .. } = ledger.permits(&ask(3, &[])).await.unwrap() else {
+        panic!("the pause is over")
+    };
+    assert!((now - spacing_ms).abs() < spacing_ms / 10.0, "it teaches nothing: {spacing_ms} {now}");
 }

@@ -57,6 +57,15 @@ pub(crate) enum Verdict {
     Halted(Option<Halt>),
 }
 
+/// What a call taught of the way it took.
+pub(crate) enum Lesson {
+    None,
+    /// The same question may be asked again, otherwise or later: it was not its fault.
+    OfTheWay,
+    /// It cannot be taken any more.
+    Closed(Halt),
+}
+
 /// A job, ready to be done.
 pub(crate) struct Analyst {
     /// As the ledger has it.
@@ -204,13 +213,14 @@ impl Analyst {
             account.settle(task);
             crash::point_of(Point::WorkerCalled, &task.id);
             task.spent.calls += 1;
-            let second = Second { conversation: &mut conversation, token, number: &mut number };
+            let second = Second { conversation: &conversation, token, number: &mut number };
             let called = self.hedged(&question, task, second, services).await?;
             drop(place);
             crash::point_of(Point::WorkerAnswered, &task.id);
             task.spent.add(&called.bill);
             account.unseen = called.unseen;
-            let Called { answer, latency, route, sent, .. } = called;
+            let lesson = self.heed(&called, task.hash(), task.spent.calls, services).await?;
+            let Called { answer, latency, route, .. } = called;
             if answer.is_err() && job.limits.budget.is_some() {
                 // Others may wait for this money in the place that this product needs next.
                 let cost = account.unknown_to_ledger(task);
@@ -236,25 +246,13 @@ impl Analyst {
                 }
                 Err(failure) => failure,
             };
-            if failure.unsupported.is_some_and(|what| route.server.endpoint.dialect.learn(what, sent)) {
-                route.server.endpoint.dialect.tell(services.ledger).await?;
-                continue;
-            }
-            let asked = failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER));
             let class = failure.class;
-            let delay = if route.stops_run(class) {
-                match route.refused(&failure) {
-                    Some(halt) if self.routes.are_closed() => return Ok(Verdict::Halted(Some(halt))),
-                    Some(_) => continue,
-                    None => backoff(number),
-                }
-            } else if !class.spends_attempt() {
-                route
-                    .lane
-                    .refused(asked.unwrap_or_else(|| backoff(task.spent.calls)), services.ledger)
-                    .await?;
-                continue;
-            } else if class == FailureClass::ContextTooLong && path.leads_on(job, &route) {
+            match lesson {
+                Lesson::Closed(halt) if self.routes.are_closed() => return Ok(Verdict::Halted(Some(halt))),
+                Lesson::Closed(_) | Lesson::OfTheWay => continue,
+                Lesson::None => {}
+            }
+            let delay = if class == FailureClass::ContextTooLong && path.leads_on(job, &route) {
                 continue;
             } else if is_outage(class) && path.turns_from(&route) {
                 tracing::debug!(id = ?task.id, %class, reason = failure.message, "goes to another endpoint");
@@ -266,12 +264,13 @@ impl Analyst {
                     tracing::debug!(id = ?task.id, %class, reason = failure.message, "asks again");
                     continue;
                 }
-                if is_last || !class.is_retryable() {
+                // What closes a way, and did not: it may have been the way's mood, or the product.
+                if is_last || !(class.is_retryable() || route.stops_run(class)) {
                     tracing::warn!(id = ?task.id, %class, reason = failure.message, "failed");
                     return Ok(Verdict::Outcome(self.failed(task, failure, latency)));
                 }
                 tracing::debug!(id = ?task.id, %class, reason = failure.message, "will try again");
-                asked.unwrap_or_else(|| backoff(task.attempts))
+                wait_for(&failure, task.attempts)
             };
             if delay > WAIT_IN_PLACE {
                 return Ok(Verdict::Later(delay));
@@ -281,6 +280,30 @@ impl Analyst {
             }
             conversation.ask_anew(job);
         }
+    }
+
+    /// Learns from a failed call what concerns its way, whatever becomes of the product.
+    pub(crate) async fn heed(
+        &self,
+        called: &Called,
+        product: IdHash,
+        calls: u32,
+        services: Services<'_>,
+    ) -> anyhow::Result<Lesson> {
+        let (Err(failure), route) = (&called.answer, &called.route) else { return Ok(Lesson::None) };
+        let dialect = &route.server.endpoint.dialect;
+        if failure.unsupported.is_some_and(|what| dialect.learn(what, called.sent)) {
+            dialect.tell(services.ledger).await?;
+            return Ok(Lesson::OfTheWay);
+        }
+        if route.stops_run(failure.class) {
+            return Ok(route.refused(failure, product).map_or(Lesson::None, Lesson::Closed));
+        }
+        if failure.class.spends_attempt() {
+            return Ok(Lesson::None);
+        }
+        route.lane.refused(wait_for(failure, calls), called.latency, services.ledger).await?;
+        Ok(Lesson::OfTheWay)
     }
 
     /// The product's images, to be kept while they are used; else what becomes of the task.
@@ -296,13 +319,13 @@ impl Analyst {
                 Err(failure) => failure,
             };
             task.attempts += 1;
-            let (class, asked) = (failure.class, failure.retry_after.map(|asked| asked.min(MAX_RETRY_AFTER)));
+            let class = failure.class;
             if !class.is_retryable() || task.attempts >= self.job().limits.max_attempts {
                 tracing::warn!(id = ?task.id, %class, reason = failure.message, "failed");
                 return Err(Verdict::Outcome(self.failed(task, failure, Duration::ZERO)));
             }
             tracing::debug!(id = ?task.id, %class, reason = failure.message, "will fetch its images again");
-            let delay = asked.unwrap_or_else(|| backoff(task.attempts));
+            let delay = wait_for(&failure, task.attempts);
             if delay > WAIT_IN_PLACE {
                 return Err(Verdict::Later(delay));
             }
@@ -360,6 +383,12 @@ impl Analyst {
         let CallFailure { class, message, raw, .. } = failure;
         self.signature.failed(task, Failure { class, message, raw }, latency)
     }
+}
+
+/// As long as the server says, or as is usual; some say 0.
+fn wait_for(failure: &CallFailure, attempts: u32) -> Duration {
+    let asked = failure.retry_after.filter(|asked| !asked.is_zero());
+    asked.map_or_else(|| backoff(attempts), |asked| asked.min(MAX_RETRY_AFTER))
 }
 
 /// Doubled for each attempt, and between half and all of it, so that those who failed together do not come

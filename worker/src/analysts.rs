@@ -15,7 +15,7 @@ use shelfmill_pipeline::{
     ledger::{Ledger, Pulse},
 };
 
-use crate::{WorkerConfig, analysis::Analyst};
+use crate::{WorkerConfig, analysis::Analyst, routes::Route};
 
 /// Different changes that one worker keeps ready. More are made anew, which takes milliseconds.
 const MAX_KEPT: usize = 32;
@@ -66,6 +66,11 @@ impl Analysts {
             .map(|analyst| Pulse { limit: 0, ceiling: 0, ..analyst.pulse() })
             .collect();
         Pulse::sum(changed.iter().chain([&current.plain.pulse()]))
+    }
+
+    /// The run has results already: its keys were good.
+    pub(crate) fn have_been_answered(&self) {
+        self.current().plain.routes.iter().for_each(Route::answered);
     }
 
     /// Who asks so. (The ledger is asked for what is known of a server when such a one is made, and not for each product.)

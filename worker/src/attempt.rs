@@ -24,6 +24,10 @@ use crate::{
 
 /// A task that has waited so long for its turn is given back: its place is for those whose turn comes.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// So many times the tokens that a call can have are not believed, beside some that a server may add to each: they would
+/// stop all others, as the limit and the budget see it.
+const INCREDIBLE: u64 = 8;
+const FREE_TOKENS: u64 = 100_000;
 /// The longest way to come back.
 const LATER: Duration = Duration::from_secs(600);
 
@@ -36,18 +40,27 @@ pub(crate) struct Path<'a> {
     too_small: Vec<String>,
     /// Failures that may be taken for the servers', and not for the question's.
     turns_left: usize,
+    /// A call that need not be made is none to see with whether a server is there.
+    is_beside: bool,
     waits_since: Option<Instant>,
 }
 
 impl<'a> Path<'a> {
     pub(crate) const fn new(routes: &'a Routes) -> Self {
         let turns_left = routes.count() - 1;
-        Self { routes, not_this: None, too_small: Vec::new(), turns_left, waits_since: None }
+        Self {
+            routes,
+            not_this: None,
+            too_small: Vec::new(),
+            turns_left,
+            is_beside: false,
+            waits_since: None,
+        }
     }
 
     /// For a second call beside one that goes this way: by another, where there is one.
     pub(crate) fn beside(routes: &'a Routes, route: &Route) -> Self {
-        Self { not_this: Some(route.index), ..Self::new(routes) }
+        Self { not_this: Some(route.index), is_beside: true, ..Self::new(routes) }
     }
 
     /// The server seems to be down: whether the question goes to another one, which costs the product no attempt.
@@ -135,7 +148,10 @@ impl Analyst {
         let job = self.job();
         let mut too_long = None;
         loop {
-            let suits = |route: &Route| !path.too_small.contains(&route.server.at().name);
+            let suits = |route: &Route| {
+                let is_only_to_see = path.is_beside && route.breaker.is_open();
+                !is_only_to_see && !path.too_small.contains(&route.server.at().name)
+            };
             let (route, pass) = match self.routes.choose(suits, path.not_this) {
                 Choice::Go(route, pass) => (route, pass),
                 Choice::Closed(halt) => return Err(NoQuestion::Verdict(Verdict::Halted(Some(halt)))),
@@ -236,6 +252,7 @@ impl Analyst {
         }
         let unseen = match &answer {
             Err(failure) if failure.may_be_billed => question.most(),
+            _ if bill.has_unpriced => question.most(),
             _ => Money::ZERO,
         };
         Called { answer, latency, bill, unseen, route: Arc::clone(route), sent: question.sent }
@@ -249,11 +266,22 @@ impl Analyst {
         reply: &[u8],
     ) -> Result<(Box<RawValue>, String), CallFailure> {
         let server = &question.route.server;
-        let answer = Answer::parse(reply)?;
+        let mut answer = Answer::parse(reply)?;
+        let most = (question.most_tokens + question.ceiling).saturating_mul(INCREDIBLE) + FREE_TOKENS;
+        answer.usage = answer.usage.filter(|usage| {
+            let is_credible = usage.total() <= most;
+            if !is_credible {
+                tracing::warn!(
+                    tokens = usage.total(),
+                    most,
+                    "the server counts tokens that cannot have been: not believed"
+                );
+            }
+            is_credible
+        });
         if let Some(usage) = answer.usage {
             server.estimator.observe(question.estimate, usage.prompt_tokens);
-            let taken = usage.prompt_tokens.saturating_add(usage.completion_tokens);
-            question.route.lane.settle(question.tokens(), taken);
+            question.route.lane.settle(question.tokens(), usage.total());
         }
         let usage = answer.usage.unwrap_or_default();
         (bill.prompt_tokens, bill.completion_tokens) = (usage.prompt_tokens, usage.completion_tokens);

@@ -27,7 +27,7 @@ const SHOWN_BYTES: usize = 16 * 1024;
 const CUTS: usize = 16;
 
 /// The question as it stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Conversation {
     first: Vec<Message>,
     /// Answers that could not be used, and what was said to them.
@@ -103,6 +103,11 @@ impl Conversation {
             );
             CallFailure::new(FailureClass::ContextTooLong, message)
         };
+        if estimate.tokens > room && !self.further.is_empty() {
+            // Rather than the product, what was said to an answer that could not be used.
+            self.further.clear();
+            estimate = measure(self);
+        }
         if estimate.tokens <= room {
             return Ok(estimate);
         }

@@ -82,7 +82,7 @@ impl Latencies {
 
 /// What a second call needs.
 pub(crate) struct Second<'a> {
-    pub(crate) conversation: &'a mut Conversation,
+    pub(crate) conversation: &'a Conversation,
     pub(crate) token: &'a ClaimToken,
     /// Of the calls under this claim.
     pub(crate) number: &'a mut u32,
@@ -103,13 +103,23 @@ impl Analyst {
             return Ok(first.await);
         }
         tokio::pin!(first);
-        let (mut second, latencies) = (second, &question.route.server.latencies);
+        let (began, latencies) = (Instant::now(), &question.route.server.latencies);
         tokio::select! {
             called = &mut first => return Ok(called),
-            () = latencies.are_exceeded_since(Instant::now()) => {}
+            () = latencies.are_exceeded_since(began) => {}
         }
         let (beside, _turn) = loop {
-            if let Some(beside) = self.beside(question, task, &mut second, services).await? {
+            let beside = self.beside(question, task, &second, services);
+            tokio::pin!(beside);
+            let beside = tokio::select! {
+                called = &mut first => {
+                    // It may have been noted already; it is not made.
+                    beside.await?;
+                    return Ok(called);
+                }
+                beside = &mut beside => beside?,
+            };
+            if let Some(beside) = beside {
                 break beside;
             }
             tokio::select! {
@@ -117,6 +127,7 @@ impl Analyst {
                 () = tokio::time::sleep(LOOKS_AGAIN) => {}
             }
         };
+        *second.number += 1;
         task.spent.calls += 1;
         tracing::debug!(?id, "a second call is made beside one that takes long");
         let second = self.call(&beside, &id, task.spent.calls, services.model);
@@ -129,42 +140,44 @@ impl Analyst {
             // The other one is given up, and nobody knows what it costs.
             let given_up = if is_first { &beside } else { question };
             called.unseen = called.unseen.plus(given_up.most());
+            if !is_first {
+                // As long as that at least; else only those that are quick would be known.
+                latencies.record(began.elapsed());
+            }
             return Ok(called);
         }
+        self.heed(&called, task.hash(), task.spent.calls, services).await?;
         let mut last = if is_first { second.await } else { first.await };
         last.bill.add(&called.bill);
         last.unseen = last.unseen.plus(called.unseen);
         Ok(last)
     }
 
-    /// A second way for the question, noted with the ledger; none where it would have to wait.
+    /// A second way for the same question, noted with the ledger; none where it would have to wait.
     async fn beside(
         &self,
         question: &Question,
         task: &Task,
-        second: &mut Second<'_>,
+        second: &Second<'_>,
         services: Services<'_>,
     ) -> anyhow::Result<Option<(Question, SemaphorePermit<'_>)>> {
         let Ok(turn) = self.seconds.try_acquire() else { return Ok(None) };
         let mut path = Path::beside(&self.routes, &question.route);
-        let Ok(Ok(beside)) =
-            tokio::time::timeout(SOON, self.question(second.conversation, task, &mut path, services.stopper))
-                .await
-        else {
+        let mut conversation = second.conversation.clone();
+        let asked = self.question(&mut conversation, task, &mut path, services.stopper);
+        let Ok(Ok(beside)) = tokio::time::timeout(SOON, asked).await else { return Ok(None) };
+        if conversation.shortened != second.conversation.shortened {
             return Ok(None);
-        };
-        match beside.route.lane.place(beside.tokens(), services.ledger).await? {
-            When::At(start) if start <= Instant::now() + SOON => tokio::time::sleep_until(start).await,
-            _ => return Ok(None),
+        }
+        match beside.route.lane.place_within(SOON, beside.tokens(), services.ledger).await? {
+            When::At(start) => tokio::time::sleep_until(start).await,
+            When::NotBefore(_) => return Ok(None),
         }
         let call =
             Call { number: *second.number + 1, most: beside.most(), before: Money::ZERO, is_beside: true };
         let claim = (task.hash(), second.token);
         match services.ledger.begin_call(claim, &call, &self.job().limits).await? {
-            Turn::Now => {
-                *second.number += 1;
-                Ok(Some((beside, turn)))
-            }
+            Turn::Now => Ok(Some((beside, turn))),
             _ => Ok(None),
         }
     }

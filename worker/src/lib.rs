@@ -139,7 +139,7 @@ async fn work_session(
     let until_done = config.until_done;
     let desk = Arc::new(Desk::new(config, job, concurrency, broker, ledger, stopper.clone())?);
     tokio::select! {
-        () = desk.follow_dialects() => {}
+        () = desk.begin() => {}
         () = stopper.stopped() => return Ok(false),
     }
     tracing::info!(worker = desk.name(), concurrency, "ready for products");

@@ -172,8 +172,16 @@ impl Desk {
         }
     }
 
-    /// Begins with, and keeps up with, what was found out of the models' servers.
-    pub(crate) async fn follow_dialects(&self) {
+    /// Takes over what is known of the models' servers.
+    pub(crate) async fn begin(&self) {
+        if self.ledger.progress().await.is_ok_and(|progress| progress.completed > 0) {
+            self.analysts.have_been_answered();
+        }
+        self.follow_dialects().await;
+    }
+
+    /// Keeps up with what others have found out of the models' servers.
+    async fn follow_dialects(&self) {
         self.analysts.follow_dialects(self.ledger.as_ref()).await;
     }
 
@@ -233,15 +241,12 @@ impl Desk {
                 }
             }
             Verdict::Later(delay) => {
-                let was_held = self.ledger.release(product, &token, &delivery.message.spent, cost).await?;
+                self.give_back(product, &token, &mut delivery.message, known, cost).await?;
                 held.settled();
-                if !was_held {
-                    delivery.message.spent = without_calls_beyond(known, delivery.message.spent);
-                }
                 Ok(delivery.retry_later(delay).await?)
             }
             Verdict::Halted(halt) => {
-                self.ledger.release(product, &token, &delivery.message.spent, cost).await?;
+                self.give_back(product, &token, &mut delivery.message, known, cost).await?;
                 held.settled();
                 self.halt(halt).await?;
                 Ok(delivery.retry_later(Duration::ZERO).await?)
@@ -252,6 +257,21 @@ impl Desk {
                 Ok(delivery.retry_later(BUSY_DELAY).await?)
             }
         }
+    }
+
+    /// Ends the claim of a product that is put off.
+    async fn give_back(
+        &self,
+        product: IdHash,
+        token: &str,
+        task: &mut Task,
+        known: Spent,
+        cost: Money,
+    ) -> anyhow::Result<()> {
+        if !self.ledger.release(product, token, &task.spent, cost).await? {
+            task.spent = without_calls_beyond(known, task.spent);
+        }
+        Ok(())
     }
 
     fn unaffordable(&self, analyst: &Analyst, task: &Task) -> Option<Outcome> {

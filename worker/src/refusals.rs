@@ -1,25 +1,35 @@
 //! When what a provider says of one call is said of the whole run: a wrong key, an empty account, a model that is not there.
 //!
 //! Before the first answer the first such refusal is believed, so that a mistake costs no more than the calls under way. Once
-//! there were answers a few in a row are asked for: gateways refuse a good key now and then.
+//! there were answers, in this run or in what was done of it before, a few in a row are asked for, of different products:
+//! gateways refuse a good key now and then, and what stands before them refuses a text that it does not like.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use shelfmill_pipeline::{
     failure::FailureClass,
+    identity::IdHash,
     ledger::{Halt, HaltCause},
 };
 
+use crate::model::CallFailure;
+
 /// Refusals in a row that are believed after there were answers.
-const BELIEVED_AFTER: u32 = 3;
+const BELIEVED_AFTER: usize = 3;
 
 /// What a worker has met so far.
 #[derive(Debug)]
 pub(crate) struct Refusals {
-    /// Refusals that are still to come until they are believed.
-    left: AtomicU32,
+    state: Mutex<State>,
     /// Some products are asked of another model than the run's: what is said of it is said of them.
     is_of_few: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    believed_after: usize,
+    /// Products that were refused since the last answer.
+    products: Vec<IdHash>,
 }
 
 /// Whom what is said of a model concerns.
@@ -39,7 +49,8 @@ impl Default for Refusals {
 
 impl Refusals {
     pub(crate) fn of(whose: Whose) -> Self {
-        Self { left: AtomicU32::new(1), is_of_few: whose == Whose::OfFew }
+        let state = Mutex::new(State { believed_after: 1, products: Vec::new() });
+        Self { state, is_of_few: whose == Whose::OfFew }
     }
 
     /// Whether a refusal of this class is said of the whole run. A wrong name of a model that few products are asked of, or
@@ -50,14 +61,24 @@ impl Refusals {
 
     /// The provider has answered: the key is good.
     pub(crate) fn answered(&self) {
-        self.left.store(BELIEVED_AFTER, Ordering::Relaxed);
+        let mut state = self.state();
+        state.believed_after = BELIEVED_AFTER;
+        state.products.clear();
     }
 
-    /// Why the run is to pause, if this refusal says so.
-    pub(crate) fn refused(&self, class: FailureClass, message: &str) -> Option<Halt> {
-        let cause = HaltCause::of(class).filter(|_| self.stop_run(class))?;
-        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        (left.is_err() || left == Ok(1)).then(|| Halt { cause, reason: reason(cause, message) })
+    /// Why the run is to pause, if this refusal of a call for this product says so.
+    pub(crate) fn refused(&self, failure: &CallFailure, product: IdHash) -> Option<Halt> {
+        let cause = HaltCause::of(failure.class).filter(|_| self.stop_run(failure.class))?;
+        let mut state = self.state();
+        if state.products.len() < state.believed_after && !state.products.contains(&product) {
+            state.products.push(product);
+        }
+        let is_believed = state.products.len() >= state.believed_after;
+        is_believed.then(|| Halt { cause, reason: reason(cause, &failure.message) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,17 +95,34 @@ fn reason(cause: HaltCause, message: &str) -> String {
 mod tests {
     use super::*;
 
+    fn refusal(class: FailureClass) -> CallFailure {
+        CallFailure::new(class, "401: no.".to_owned())
+    }
+
     #[test]
     fn the_first_refusal_is_believed_and_after_an_answer_the_third_in_a_row() {
         let refusals = Refusals::default();
-        let refused = || refusals.refused(FailureClass::Unauthorized, "401: no.").map(|halt| halt.cause);
-        assert_eq!(refused(), Some(HaltCause::Key));
-        assert_eq!(refused(), Some(HaltCause::Key), "and those that were under way");
+        let key = refusal(FailureClass::Unauthorized);
+        let refused = |id| refusals.refused(&key, IdHash::of(id)).map(|halt| halt.cause);
+        assert_eq!(refused("A"), Some(HaltCause::Key));
+        assert_eq!(refused("B"), Some(HaltCause::Key), "and those that were under way");
         refusals.answered();
-        assert_eq!([refused(), refused()], [None, None]);
+        assert_eq!([refused("A"), refused("B")], [None, None]);
         refusals.answered();
-        assert_eq!([refused(), refused(), refused()], [None, None, Some(HaltCause::Key)]);
-        assert_eq!(refusals.refused(FailureClass::Timeout, "slow"), None);
+        assert_eq!([refused("A"), refused("B"), refused("C")], [None, None, Some(HaltCause::Key)]);
+        assert_eq!(refused("A"), Some(HaltCause::Key));
+        assert_eq!(refusals.refused(&refusal(FailureClass::Timeout), IdHash::of("D")), None);
+    }
+
+    #[test]
+    fn a_product_that_is_always_refused_says_nothing_of_the_key() {
+        let refusals = Refusals::default();
+        refusals.answered();
+        for _ in 0..10 {
+            for id in ["A", "B"] {
+                assert_eq!(refusals.refused(&refusal(FailureClass::Unauthorized), IdHash::of(id)), None);
+            }
+        }
     }
 
     #[test]
@@ -97,7 +135,7 @@ mod tests {
             (FailureClass::QuotaExhausted, true),
         ] {
             assert_eq!(refusals.stop_run(class), stops, "{class}");
-            assert_eq!(refusals.refused(class, "no").is_some(), stops, "{class}");
+            assert_eq!(refusals.refused(&refusal(class), IdHash::of("A")).is_some(), stops, "{class}");
         }
     }
 }

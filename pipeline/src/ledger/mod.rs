@@ -43,7 +43,7 @@ pub use dialect::Dialect;
 pub use embedded::EmbeddedLedger;
 pub use error::LedgerError;
 pub use halt::{Halt, HaltCause};
-pub use pace::{Ask, Bucket, HORIZON_MS, Permits};
+pub use pace::{Ask, Bucket, HORIZON_MS, Permits, RateRefusal};
 pub use prompts::{PromptAnswer, PromptTurn};
 pub use pulse::Pulse;
 pub use redis::{FailedProduct, RedisConfig, RedisLedger};
@@ -300,9 +300,8 @@ pub trait Ledger: Send + Sync {
     async fn end_call(&self, claim: (IdHash, &ClaimToken), cost: Money) -> Result<(), LedgerError>;
     /// Takes places in the fleet's pace. (A request whose reply was lost took some that nobody uses.)
     async fn permits(&self, ask: &Ask<'_>) -> Result<Permits, LedgerError>;
-    /// The provider has refused a call for its rate, and wants to be left alone for so long: nobody calls there. `made` as
-    /// in [`Ask`].
-    async fn refused(&self, lane: &str, wait: Duration, made: u32) -> Result<(), LedgerError>;
+    /// The provider has refused a call for its rate, and wants to be left alone for a while: nobody calls there.
+    async fn refused(&self, lane: &str, refusal: &RateRefusal) -> Result<(), LedgerError>;
     /// What is known of each of these servers, by the names that [`Ledger::keep_dialect`] was given.
     async fn dialects(&self, servers: &[String]) -> Result<Vec<Dialect>, LedgerError>;
     /// Remembers for the run what was found out about a server.

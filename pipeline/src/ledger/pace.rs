@@ -61,6 +61,17 @@ pub struct Bucket {
     pub owed_ms: f64,
 }
 
+/// A call that a provider has refused for its rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateRefusal {
+    /// How long it wants to be left alone.
+    pub wait: Duration,
+    /// How long ago the call was begun.
+    pub age: Duration,
+    /// As in [`Ask`].
+    pub made: u32,
+}
+
 /// What is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Permits {
@@ -145,11 +156,20 @@ impl Lane {
         self.rate.map(|_| rate * (GROWTH * seconds.max(0.0).powi(2)).exp())
     }
 
-    fn refused(&mut self, now_ms: f64, wait_ms: f64, made: f64) {
+    fn refused(&mut self, now_ms: f64, refusal: &RateRefusal) {
+        let made = f64::from(refusal.made);
+        let paused_before_ms = self.paused_until_ms;
+        self.paused_until_ms = paused_before_ms.max(now_ms + in_ms(refusal.wait));
+        if paused_before_ms <= now_ms && now_ms - in_ms(refusal.age) < paused_before_ms {
+            // Begun before all waited, and told only now: what there was to learn of it was learned.
+            (self.calls, self.since_refusal) =
+                (self.calls + made, self.since_refusal.map(|since| since + made));
+            return;
+        }
         let is_close = self.since_refusal.is_some_and(|since| since + made <= CLOSE_CALLS);
         let event = match &mut self.event {
             // Those that are refused while all wait already were begun before.
-            Some(event) if now_ms < self.paused_until_ms => {
+            Some(event) if now_ms < paused_before_ms => {
                 if !event.teaches {
                     (event.teaches, self.since_ms, self.calls) = (true, now_ms, 0.0);
                 }
@@ -168,7 +188,6 @@ impl Lane {
         };
         event.calls += made - 1.0;
         self.since_refusal = Some(0.0);
-        self.paused_until_ms = self.paused_until_ms.max(now_ms + wait_ms);
         self.learn();
     }
 }
@@ -226,11 +245,14 @@ impl Pace {
         Permits::Places { count, first_ms: first_ms - now_ms, spacing_ms }
     }
 
-    /// A call was refused: nobody begins one for so long. `made` as in [`Ask`].
-    pub(super) fn refused(&mut self, now_ms: f64, lane: &str, wait: Duration, made: u32) {
-        let lane = self.lanes.entry(lane.to_owned()).or_default();
-        lane.refused(now_ms, wait.as_secs_f64() * 1_000.0, f64::from(made));
+    /// A call was refused: nobody begins one for so long.
+    pub(super) fn refused(&mut self, now_ms: f64, lane: &str, refusal: &RateRefusal) {
+        self.lanes.entry(lane.to_owned()).or_default().refused(now_ms, refusal);
     }
+}
+
+fn in_ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
 }
 
 fn after(ms: f64) -> Duration {

@@ -45,6 +45,13 @@ pub(crate) struct Usage {
     pub(crate) completion_tokens: u64,
 }
 
+impl Usage {
+    /// Tokens read and written.
+    pub(crate) const fn total(&self) -> u64 {
+        self.prompt_tokens.saturating_add(self.completion_tokens)
+    }
+}
+
 fn or_zero<'de, D: Deserializer<'de>>(count: D) -> Result<u64, D::Error> {
     Ok(Option::deserialize(count)?.unwrap_or_default())
 }

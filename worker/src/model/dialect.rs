@@ -29,6 +29,8 @@ pub(crate) struct Dialect {
     has_new_token_field: AtomicBool,
     /// Whether that was found out, and is not our guess.
     is_field_known: AtomicBool,
+    /// Whether the older name was refused here, and the newer one. Where both were, it is not the name that is refused.
+    refused_fields: [AtomicBool; 2],
     /// Whether the ledger is yet to be told of something.
     is_untold: AtomicBool,
 }
@@ -43,6 +45,7 @@ impl Dialect {
             is_auto: structured == Structured::Auto,
             has_new_token_field: AtomicBool::new(is_openai),
             is_field_known: AtomicBool::new(false),
+            refused_fields: Default::default(),
             is_untold: AtomicBool::new(false),
         }
     }
@@ -74,24 +77,24 @@ impl Dialect {
                 }
                 is_there
             }
-            Unsupported::MaxTokens if !sent.has_new_token_field => {
-                self.call_field(true);
-                true
-            }
-            Unsupported::MaxCompletionTokens if sent.has_new_token_field => {
-                self.call_field(false);
-                true
-            }
+            Unsupported::MaxTokens if !sent.has_new_token_field => self.call_field(true),
+            Unsupported::MaxCompletionTokens if sent.has_new_token_field => self.call_field(false),
             // A temperature was asked for by the job: leaving it out would be another question.
             _ => false,
         }
     }
 
-    fn call_field(&self, new: bool) {
+    /// Whether the other name may be tried.
+    fn call_field(&self, new: bool) -> bool {
+        self.refused_fields[usize::from(!new)].store(true, Ordering::Relaxed);
+        if self.refused_fields[usize::from(new)].load(Ordering::Relaxed) {
+            return false;
+        }
         let was = self.has_new_token_field.swap(new, Ordering::Relaxed);
         if !self.is_field_known.swap(true, Ordering::Relaxed) || was != new {
             self.is_untold.store(true, Ordering::Relaxed);
         }
+        true
     }
 
     /// What was found out, here or by others.
@@ -233,8 +236,9 @@ mod tests {
         let sent = dialect.sent();
         assert!(dialect.learn(Unsupported::MaxTokens, sent) && dialect.learn(Unsupported::MaxTokens, sent));
         assert!(dialect.has_new_token_field());
-        assert!(!dialect.learn(Unsupported::MaxTokens, dialect.sent()), "it knows neither");
-        assert!(dialect.learn(Unsupported::MaxCompletionTokens, dialect.sent()));
-        assert!(!dialect.has_new_token_field());
+        assert!(!dialect.learn(Unsupported::MaxTokens, dialect.sent()), "that was not sent");
+        assert!(!dialect.learn(Unsupported::MaxCompletionTokens, dialect.sent()), "it knows neither");
+        assert!(!dialect.learn(Unsupported::MaxTokens, sent), "nor does it later");
+        assert!(dialect.has_new_token_field());
     }
 }

@@ -1,11 +1,14 @@
 //! Whether a provider is there: a circuit breaker.
 //!
 //! After some failures in a row that speak of an outage nobody calls; then one call is let through to see, after longer and
-//! longer waits. What answers is there again. A lone server that has never answered is left to its failures: its address
-//! is probably wrong, and the run ends by saying so.
+//! longer waits. What answers is there again. As long as no server has ever answered, all are left to their failures: the
+//! addresses are probably wrong, and the run ends by saying so.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,12 +26,13 @@ const LAST_PROBE: Duration = Duration::from_secs(30);
 pub(crate) struct Breaker {
     name: String,
     is_alone: bool,
+    /// Whether any of the servers has answered yet.
+    has_any_answered: Arc<AtomicBool>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    has_answered: bool,
     failures_in_row: u32,
     /// While it is open: when the next call may see, and how long after that another one.
     open: Option<(Instant, Duration)>,
@@ -46,8 +50,13 @@ pub(crate) const fn is_outage(class: FailureClass) -> bool {
 }
 
 impl Breaker {
-    pub(crate) fn new(name: String, is_alone: bool) -> Self {
-        Self { name, is_alone, state: Mutex::default() }
+    pub(crate) fn new(name: String, is_alone: bool, has_any_answered: Arc<AtomicBool>) -> Self {
+        Self { name, is_alone, has_any_answered, state: Mutex::default() }
+    }
+
+    /// Whether only a call that is to see is let through.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state().open.is_some()
     }
 
     /// Until when nobody calls; `None`: now.
@@ -77,7 +86,8 @@ impl Breaker {
     /// The server has answered, if only to refuse.
     pub(crate) fn answered(&self) {
         let mut state = self.state();
-        (state.has_answered, state.failures_in_row) = (true, 0);
+        state.failures_in_row = 0;
+        self.has_any_answered.store(true, Ordering::Relaxed);
         if state.open.take().is_some() {
             tracing::warn!(endpoint = self.name, "the model's server answers again");
         }
@@ -90,7 +100,7 @@ impl Breaker {
         let opens_after = if self.is_alone { OPENS_ALONE_AFTER } else { OPENS_AFTER };
         if state.open.is_some()
             || state.failures_in_row < opens_after
-            || (self.is_alone && !state.has_answered)
+            || !self.has_any_answered.load(Ordering::Relaxed)
         {
             return;
         }
@@ -108,13 +118,17 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    fn breaker(is_alone: bool, has_any_answered: bool) -> Breaker {
+        Breaker::new("one".to_owned(), is_alone, Arc::new(AtomicBool::new(has_any_answered)))
+    }
+
     fn fail(breaker: &Breaker, times: u32) {
         (0..times).for_each(|_| breaker.failed("down"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_failures_in_a_row_one_call_sees_after_longer_and_longer_waits() {
-        let breaker = Breaker::new("one".to_owned(), false);
+        let breaker = breaker(false, true);
         fail(&breaker, OPENS_AFTER - 1);
         breaker.answered();
         fail(&breaker, OPENS_AFTER - 1);
@@ -138,12 +152,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lone_server_that_never_answered_is_left_to_its_failures() {
-        let breaker = Breaker::new("one".to_owned(), true);
-        fail(&breaker, 100);
-        assert_eq!(breaker.opens_at(Instant::now()), None);
-        breaker.answered();
-        fail(&breaker, OPENS_ALONE_AFTER);
-        assert!(breaker.opens_at(Instant::now()).is_some());
+    async fn servers_are_left_to_their_failures_until_one_has_answered() {
+        for (is_alone, opens_after) in [(true, OPENS_ALONE_AFTER), (false, OPENS_AFTER)] {
+            let breaker = breaker(is_alone, false);
+            fail(&breaker, 100);
+            assert_eq!(breaker.opens_at(Instant::now()), None);
+            breaker.answered();
+            fail(&breaker, opens_after);
+            assert!(breaker.opens_at(Instant::now()).is_some());
+        }
     }
 }

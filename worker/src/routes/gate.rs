@@ -2,8 +2,8 @@
 //!
 //! It begins with few and doubles quickly, since most servers bear what they were given a ceiling for. From the first sign
 //! that one does not, it is additive increase and multiplicative decrease: a third less when calls are refused for their
-//! rate, or when more than a tenth of them time out or meet an overloaded server; one more for each round of good answers
-//! that found all places taken.
+//! rate, or when more than a tenth of the latest ones timed out or met an overloaded server; one more for each round of good
+//! answers that found all places taken.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,8 +21,12 @@ const FIRST_PLACES: usize = 32;
 const DOUBLED_EVERY: Duration = Duration::from_millis(25);
 /// After a decrease, the calls that were under way tell nothing new for so long.
 const SETTLES_IN: Duration = Duration::from_secs(1);
-/// Of so many calls in a window one may go wrong.
+/// Of so many calls one may go wrong.
 const BAD_OF: u32 = 10;
+/// Fewer calls say nothing, where there are places for so many; of twice the places for them.
+const LEAST_CALLS: usize = 20;
+/// After so many, earlier ones count half.
+const MOST_CALLS: u32 = 100;
 
 pub(crate) struct Gate {
     places: Arc<Semaphore>,
@@ -39,9 +43,16 @@ struct State {
     grown_at: Instant,
     /// Good answers that found all places taken, since the last increase.
     credit: usize,
-    window_from: Instant,
     good: u32,
     bad: u32,
+}
+
+impl State {
+    fn fade(&mut self) {
+        if self.good + self.bad >= MOST_CALLS {
+            (self.good, self.bad) = (self.good / 2, self.bad / 2);
+        }
+    }
 }
 
 /// A call's place; free again when it is dropped.
@@ -51,16 +62,7 @@ impl Gate {
     pub(crate) fn new(ceiling: usize) -> Arc<Self> {
         let limit = ceiling.clamp(1, FIRST_PLACES);
         let now = Instant::now();
-        let state = State {
-            limit,
-            owed: 0,
-            is_starting: true,
-            grown_at: now,
-            credit: 0,
-            window_from: now,
-            good: 0,
-            bad: 0,
-        };
+        let state = State { limit, owed: 0, is_starting: true, grown_at: now, credit: 0, good: 0, bad: 0 };
         Arc::new(Self {
             places: Arc::new(Semaphore::new(limit)),
             ceiling: ceiling.max(1),
@@ -116,6 +118,7 @@ impl Gate {
     pub(crate) fn good(&self) {
         let mut state = self.state();
         state.good += 1;
+        state.fade();
         if state.is_starting || state.limit >= self.ceiling || self.has_room() {
             return;
         }
@@ -133,13 +136,12 @@ impl Gate {
     /// It timed out, or met an overloaded server.
     pub(crate) fn bad(&self) {
         let mut state = self.state();
-        if state.window_from.elapsed() > SETTLES_IN {
-            (state.window_from, state.good, state.bad) = (Instant::now(), state.good.min(BAD_OF), 0);
-        }
         state.bad += 1;
-        if state.bad * BAD_OF > state.good + state.bad {
+        let all = state.good + state.bad;
+        if all as usize >= LEAST_CALLS.min(2 * state.limit) && state.bad * BAD_OF > all {
             self.shrink(&mut state);
         }
+        state.fade();
     }
 
     /// It was refused for its rate.
@@ -153,7 +155,7 @@ impl Gate {
             return;
         }
         (state.is_starting, state.grown_at, state.credit) = (false, now, 0);
-        (state.window_from, state.good, state.bad) = (now, 0, 0);
+        (state.good, state.bad) = (0, 0);
         let fewer = state.limit - (state.limit * 2 / 3).max(1);
         state.limit -= fewer;
         state.owed += fewer - self.places.forget_permits(fewer);
@@ -235,6 +237,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn how_fast_calls_end_does_not_matter_to_what_they_say() {
+        let gate = Gate::new(32);
+        for _ in 0..200 {
+            for _ in 0..12 {
+                gate.good();
+                tokio::time::advance(SETTLES_IN).await;
+            }
+            gate.bad();
+        }
+        assert_eq!(gate.limit(), 32, "one of thirteen");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_few_timeouts_are_no_overload_and_many_are() {
         let gate = Gate::new(32);
         for _ in 0..20 {
@@ -246,7 +261,7 @@ mod tests {
             gate.bad();
         }
         assert!(gate.limit() < 32, "{}", gate.limit());
-        for _ in 0..100 {
+        for _ in 0..300 {
             tokio::time::advance(SETTLES_IN * 2).await;
             gate.bad();
         }

@@ -13,17 +13,21 @@ use std::{
 
 use shelfmill_pipeline::{
     job::{Limits, ModelEndpoint},
-    ledger::{Ask, Bucket, HORIZON_MS, Ledger, LedgerError, Permits},
+    ledger::{Ask, Bucket, HORIZON_MS, Ledger, LedgerError, Permits, RateRefusal},
 };
 use tokio::time::Instant;
 
 use crate::model::{LimitHints, Rate};
 
 const MINUTE_MS: f64 = 60_000.0;
+/// No place lies further ahead.
+const HORIZON: Duration = Duration::from_millis(HORIZON_MS as u64);
 /// What a delayed request left unused can be caught up. Providers' own buckets are larger.
 const BURST_MS: f64 = 100.0;
 /// A place that nobody took for so long is given up: the limit has gone on without it.
 const STALE: Duration = Duration::from_secs(1);
+/// The shortest pause: those that were refused together are told of within it. Providers name less, and none at all.
+const LEAST_PAUSE: Duration = Duration::from_millis(250);
 /// How much less of the limit may be taken in a response that is to be believed, beside the one believed last: where little
 /// is taken, rounding makes rates of nothing.
 const AS_GOOD: f64 = 0.9;
@@ -125,14 +129,24 @@ impl Lane {
 
     /// A place for a call that will probably take so many tokens.
     pub(crate) async fn place(&self, tokens: u64, ledger: &dyn Ledger) -> Result<When, LedgerError> {
+        self.place_within(HORIZON.saturating_mul(2), tokens, ledger).await
+    }
+
+    /// The same, if that begins within so long; else no place is taken.
+    pub(crate) async fn place_within(
+        &self,
+        patience: Duration,
+        tokens: u64,
+        ledger: &dyn Ledger,
+    ) -> Result<When, LedgerError> {
         let _waits = Waiting::on(&self.waiting);
         loop {
-            if let Some(when) = self.take(tokens) {
+            if let Some(when) = self.take(patience, tokens) {
                 return Ok(when);
             }
             let _turn = self.asking.lock().await;
             // Somebody else may have asked meanwhile.
-            if let Some(when) = self.take(tokens) {
+            if let Some(when) = self.take(patience, tokens) {
                 return Ok(when);
             }
             let (made, owed_tokens, buckets) = self.to_ask(tokens);
@@ -143,7 +157,7 @@ impl Lane {
         }
     }
 
-    fn take(&self, tokens: u64) -> Option<When> {
+    fn take(&self, patience: Duration, tokens: u64) -> Option<When> {
         let now = Instant::now();
         let mut state = self.state();
         if let Some(until) = state.not_before.filter(|until| *until > now) {
@@ -157,6 +171,9 @@ impl Lane {
         if now.saturating_duration_since(start) > STALE {
             state.left = 0;
             return None;
+        }
+        if start > now + patience {
+            return Some(When::NotBefore(start));
         }
         state.left -= 1;
         state.next = Some(start + state.spacing);
@@ -255,8 +272,14 @@ impl Lane {
         }
     }
 
-    /// The provider has refused a call for its rate: nobody begins one for so long.
-    pub(crate) async fn refused(&self, wait: Duration, ledger: &dyn Ledger) -> Result<(), LedgerError> {
+    /// The provider has refused a call for its rate, which was begun so long ago: nobody begins one for a while.
+    pub(crate) async fn refused(
+        &self,
+        wait: Duration,
+        age: Duration,
+        ledger: &dyn Ledger,
+    ) -> Result<(), LedgerError> {
+        let wait = wait.max(LEAST_PAUSE);
         let made = {
             let mut state = self.state();
             let now = Instant::now();
@@ -271,7 +294,7 @@ impl Lane {
             (state.left, state.free_until) = (0, None);
             std::mem::take(&mut state.made)
         };
-        ledger.refused(&self.name, wait, made).await
+        ledger.refused(&self.name, &RateRefusal { wait, age, made }).await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

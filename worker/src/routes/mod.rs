@@ -4,12 +4,13 @@
 //! first that will. A way that is not there (its breaker is open) or may not be used any more (wrong key, no money, no such
 //! model) is left out, and the others take its share. Only where every way is closed for good does the run pause.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool};
 
 use anyhow::Context as _;
 use secrecy::SecretString;
 use shelfmill_pipeline::{
     failure::FailureClass,
+    identity::IdHash,
     job::{Job, Llm, ModelEndpoint},
     ledger::Halt,
 };
@@ -88,6 +89,7 @@ impl Routes {
         whose: Whose,
     ) -> anyhow::Result<Self> {
         let endpoints = job.llm.endpoints();
+        let has_any_answered = Arc::new(AtomicBool::new(false));
         let mut routes: Vec<Route> = Vec::new();
         for at in endpoints {
             let endpoint = Endpoint::new(at, job)?;
@@ -103,15 +105,17 @@ impl Routes {
             let share = f64::from(at.weight) / f64::from(u32::try_from(keys.len())?);
             let server =
                 Arc::new(Server { endpoint, estimator, latencies: Latencies::new(job.limits.hedge_after)? });
+            // Providers have limits for each of their models.
+            let of_model = |name| if whose == Whose::OfFew { format!("{name} {}", at.model) } else { name };
             for (number, key) in keys.into_iter().enumerate() {
                 let name = if number == 0 { at.name.clone() } else { format!("{}#{}", at.name, number + 1) };
                 routes.push(Route {
                     index: routes.len(),
                     server: Arc::clone(&server),
                     key,
-                    lane: Lane::new(name.clone(), &job.limits, &at),
+                    lane: Lane::new(of_model(name.clone()), &job.limits, &at),
                     gate: Gate::new(concurrency),
-                    breaker: Breaker::new(name, false),
+                    breaker: Breaker::new(name, false, Arc::clone(&has_any_answered)),
                     refusals: Refusals::of(whose),
                     closed: OnceLock::new(),
                     weight: share,
@@ -120,7 +124,7 @@ impl Routes {
             }
         }
         if let [only] = routes.as_mut_slice() {
-            only.breaker = Breaker::new(only.server.at().name.clone(), true);
+            only.breaker = Breaker::new(only.server.at().name.clone(), true, has_any_answered);
         }
         let turns = Mutex::new(vec![0.0; routes.len()]);
         Ok(Self { all: routes.into_iter().map(Arc::new).collect(), turns })
@@ -235,9 +239,9 @@ impl Route {
         self.refusals.stop_run(class)
     }
 
-    /// Whether this refusal closes the way; it stays closed until the worker begins anew.
-    pub(crate) fn refused(&self, failure: &CallFailure) -> Option<Halt> {
-        let halt = self.refusals.refused(failure.class, &failure.message)?;
+    /// Whether this refusal of a call for this product closes the way; it stays closed until the worker begins anew.
+    pub(crate) fn refused(&self, failure: &CallFailure, product: IdHash) -> Option<Halt> {
+        let halt = self.refusals.refused(failure, product)?;
         let name = &self.server.at().name;
         if self.closed.set(halt.clone()).is_ok() {
             tracing::warn!(endpoint = name, reason = %halt, "this way to the model is not taken any more");

@@ -38,7 +38,7 @@ fn chosen(routes: &Routes, times: usize) -> BTreeMap<String, usize> {
 }
 
 fn refuse(route: &Route) -> Option<Halt> {
-    route.refused(&CallFailure::new(FailureClass::Unauthorized, "401".to_owned()))
+    route.refused(&CallFailure::new(FailureClass::Unauthorized, "401".to_owned()), IdHash::of("A"))
 }
 
 #[tokio::test]
@@ -53,6 +53,7 @@ async fn turns_go_by_weight_however_many_keys_there_are() {
 async fn what_is_down_is_left_out_until_a_call_has_seen_it_again() {
     let routes = routes(vec![spec("a", 1, &[]), spec("b", 1, &[])]).unwrap();
     let down = &routes.all[1];
+    down.breaker.answered();
     (0..5).for_each(|_| down.breaker.failed("down"));
     assert_eq!(chosen(&routes, 20)["a"], 20);
     assert!(!routes.has_other_than(0));

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{
     Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Halt, JournalMark, Kept, Ledger, LedgerError,
     Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
-    pace::{Ask, Permits},
+    pace::{Ask, Permits, RateRefusal},
     pulse::Pulse,
 };
 use crate::{
@@ -388,9 +388,9 @@ impl Ledger for EmbeddedLedger {
         Ok(self.lock().pace.permits(now_ms, ask))
     }
 
-    async fn refused(&self, lane: &str, wait: Duration, made: u32) -> Result<(), LedgerError> {
+    async fn refused(&self, lane: &str, refusal: &RateRefusal) -> Result<(), LedgerError> {
         let now_ms = self.now_ms();
-        self.lock().pace.refused(now_ms, lane, wait, made);
+        self.lock().pace.refused(now_ms, lane, refusal);
         Ok(())
     }
 

@@ -8,6 +8,10 @@ fn ask(calls: u32, buckets: &[Bucket]) -> Ask<'_> {
     Ask { lane: "one", calls, made: 0, buckets }
 }
 
+fn refusal(wait: Duration, made: u32) -> RateRefusal {
+    RateRefusal { wait, made, ..RateRefusal::default() }
+}
+
 /// Calls that begin within so many milliseconds, where somebody always waits for `waiting` places.
 fn begun(pace: &mut Pace, from_ms: f64, for_ms: f64, waiting: u32, buckets: &[Bucket]) -> Vec<f64> {
     let (mut now_ms, mut starts) = (from_ms, Vec::new());
@@ -71,7 +75,7 @@ fn what_was_estimated_is_settled() {
 fn nothing_limits_but_a_pause() {
     let mut pace = Pace::default();
     assert_eq!(pace.permits(0.0, &ask(5, &[])), Permits::Free);
-    pace.refused(10.0, "one", Duration::from_secs(2), 0);
+    pace.refused(10.0, "one", &refusal(Duration::from_secs(2), 0));
     assert_eq!(pace.permits(10.0, &ask(5, &[])), Permits::After(Duration::from_secs(2)));
     let other = Ask { lane: "two", ..ask(5, &[]) };
     assert_eq!(pace.permits(10.0, &other), Permits::Free, "another provider, or another key");
@@ -117,7 +121,7 @@ fn learns(per_second: f64, blast: u32, seconds: f64) -> Provider {
     let mut now_ms = 1.0;
     for n in 0..blast {
         if !provider.takes(now_ms) {
-            pace.refused(now_ms, "one", wait, if n + 1 == blast { blast } else { 0 });
+            pace.refused(now_ms, "one", &refusal(wait, if n + 1 == blast { blast } else { 0 }));
         }
     }
     while now_ms < seconds * 1_000.0 {
@@ -126,7 +130,7 @@ fn learns(per_second: f64, blast: u32, seconds: f64) -> Provider {
                 for n in 0..count {
                     now_ms = now_ms.max(now_ms + if n == 0 { first_ms } else { spacing_ms });
                     if !provider.takes(now_ms) {
-                        pace.refused(now_ms, "one", wait, 0);
+                        pace.refused(now_ms, "one", &refusal(wait, 0));
                         break;
                     }
                 }
@@ -154,12 +158,33 @@ fn a_limit_that_nobody_told_is_learned_from_refusals() {
     }
 }
 
+/// Forty calls at once, of which two are refused at once and each other one after another time: all were begun before that.
+#[test]
+fn those_that_come_late_teach_nothing_new() {
+    let learned = |late: u64| {
+        let mut pace = Pace::default();
+        pace.permits(0.0, &ask(1, &[]));
+        for n in 0..40_u64 {
+            let age = Duration::from_millis(if n < 2 { 0 } else { n * late });
+            let made = if n == 0 { 40 } else { 0 };
+            let wait = Duration::from_millis(100);
+            pace.refused(age.as_secs_f64() * 1_000.0 + 1.0, "one", &RateRefusal { wait, age, made });
+        }
+        match pace.permits(4_500.0, &ask(1, &[])) {
+            Permits::Places { spacing_ms, .. } => spacing_ms,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (together, apart) = (learned(2), learned(100));
+    assert!(apart < together * 2.0, "{together} {apart}");
+}
+
 #[test]
 fn a_learned_rate_is_forgotten_in_the_end() {
     let mut pace = Pace::default();
     pace.permits(0.0, &ask(1, &[]));
     for made in [100, 0] {
-        pace.refused(10_000.0, "one", Duration::from_secs(1), made);
+        pace.refused(10_000.0, "one", &refusal(Duration::from_secs(1), made));
     }
     let mut now_ms = 11_000.0;
     loop {
@@ -202,7 +227,7 @@ fn refusals_that_have_nothing_to_do_with_the_rate_do_not_end_in_a_crawl() {
             .count();
         // All of them were begun when the first refusal comes.
         for _ in 0..refused {
-            pace.refused(now_ms, "one", Duration::from_secs(1), std::mem::take(&mut made));
+            pace.refused(now_ms, "one", &refusal(Duration::from_secs(1), std::mem::take(&mut made)));
         }
         now_ms += 10.0;
     }

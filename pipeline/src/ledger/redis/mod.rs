@@ -20,7 +20,7 @@ use redis::{AsyncCommands, ScriptInvocation};
 use super::{
     Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, Kept, Ledger,
     LedgerError, Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
-    pace::{Ask, Bucket, Permits},
+    pace::{Ask, Bucket, Permits, RateRefusal},
     pulse::{HEARD_WITHIN, Pulse},
 };
 use crate::{
@@ -331,8 +331,10 @@ impl Ledger for RedisLedger {
         permits(&self.invoke::<Vec<i64>>(&script).await?)
     }
 
-    async fn refused(&self, lane: &str, wait: Duration, made: u32) -> Result<(), LedgerError> {
-        self.invoke(self.scripts.refused.key(&self.keys.pace).arg(lane).arg(ms(wait)).arg(made)).await
+    async fn refused(&self, lane: &str, refusal: &RateRefusal) -> Result<(), LedgerError> {
+        let RateRefusal { wait, age, made } = *refusal;
+        let mut script = self.scripts.refused.key(&self.keys.pace);
+        self.invoke(script.arg(lane).arg(ms(wait)).arg(made).arg(ms(age))).await
     }
 
     async fn halt(&self, halt: &Halt) -> Result<(), LedgerError> {

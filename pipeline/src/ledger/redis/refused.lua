@@ -1,5 +1,5 @@
 -- A provider has refused a call for its rate: nobody begins one there for a while (see pace.rs). KEYS: pace. ARGV: lane, the
--- pause in ms, calls made without a place.
+-- pause in ms, calls made without a place, how many ms ago the refused call was begun.
 local LEAST_INTERVAL, AT_LEAST, CLOSE_CALLS, BACK_TO, GROWTH, CALLS_PER_SECOND = 1000, 0.8, 4, 0.95, 0.005, 4
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
@@ -9,6 +9,13 @@ local function store(name, value) redis.call('HSET', KEYS[1], lane .. name, stri
 local paused, calls, since, rate = fact('paused') or 0, fact('calls') or 0, fact('since') or 0, fact('rate')
 local apart = fact('since_refusal')
 local event, over, floor, teaches = fact('event'), fact('over'), fact('floor'), fact('teaches') == 1
+local until_ms = math.max(paused, now + ARGV[2])
+store('paused', until_ms)
+if paused <= now and now - ARGV[4] < paused then
+    store('calls', calls + made)
+    if apart then store('since_refusal', apart + made) end
+    return 1
+end
 local began = false
 if event and now < paused then
     began, teaches = not teaches, true
@@ -32,10 +39,8 @@ store('over', over)
 store('floor', floor)
 store('teaches', teaches and 1 or 0)
 store('since_refusal', 0)
-paused = math.max(paused, now + ARGV[2])
-store('paused', paused)
 if teaches then
     store('rate', math.max(BACK_TO * math.max(event, 0.5) / over, floor))
-    store('from', paused)
+    store('from', until_ms)
 end
 return 1
