@@ -364,6 +364,9 @@ pub(crate) struct SimulateArgs {
     /// Products whose calls are never answered.
     #[arg(long, value_name = "ID,ID", env = "SHELFMILL_SIMULATE_HANG_PRODUCTS", value_delimiter = ',')]
     pub(crate) hang_products: Vec<String>,
+    /// Products whose calls are answered with 403, as by a firewall that does not like their text.
+    #[arg(long, value_name = "ID,ID", env = "SHELFMILL_SIMULATE_FORBID_PRODUCTS", value_delimiter = ',')]
+    pub(crate) forbid_products: Vec<String>,
     /// Only this key is let in.
     #[arg(long, value_name = "KEY", env = "SHELFMILL_SIMULATE_KEY", hide_env_values = true)]
     pub(crate) api_key: Option<SecretString>,

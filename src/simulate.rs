@@ -59,6 +59,7 @@ fn config(args: &SimulateArgs) -> Config {
         structured: structured(args.structured),
         context_window: args.context_window,
         hang_products: args.hang_products.clone(),
+        forbid_products: args.forbid_products.clone(),
         api_key: args.api_key.as_ref().map(|key| key.expose_secret().to_owned()),
         count_by_product: !args.no_product_counts,
     }
@@ -119,12 +120,14 @@ mod tests {
             "--structured=json_object",
             "--context-window=900",
             "--hang-products=a,b c",
+            "--forbid-products=d",
             "--prose=0.25",
         ]);
         assert_eq!((config.max_tokens_per_minute, config.limit_headers), (Some(600), false));
         assert_eq!((config.quota_after, config.overloaded_after), (Some(7), Some(8)));
         assert_eq!(config.unknown_model.as_deref(), Some("gpt-x"));
         assert_eq!((config.structured, config.context_window), (Structured::JsonObject, Some(900)));
+        assert_eq!(config.forbid_products, ["d"]);
         assert_eq!((config.hang_products, config.faults.prose), (vec!["a".into(), "b c".into()], 0.25));
         assert_eq!(told(&["--structured=none"]).structured, Structured::None);
     }

@@ -57,6 +57,34 @@ fn a_wrong_key_stops_the_run_before_it_begins() {
 }
 
 #[test]
+fn a_product_that_is_always_refused_fails_alone() {
+    let catalog = Catalog::of(60);
+    let (refused, last) = (&catalog.ids[20], &catalog.ids[59]);
+    let forbidden = format!("{refused},{last}");
+    let simulator = Simulator::start(&["--forbid-products", &forbidden]);
+    // One after the other, so that the last product is refused in a row, with nobody else's answer in between.
+    let job = catalog.file("job.toml", "[limits]\nmax_attempts = 2\nconcurrency = 1\n");
+    let run = || {
+        let run = shelfmill().arg("run").args(catalog.args()).args(["--base-url", simulator.url()]);
+        run.arg("--job").arg(&job)
+    };
+    let told = run().run(DEADLINE).expect_code(3);
+    assert!(told.stderr.contains("unauthorized"), "{told}");
+    let results = check(&catalog, &simulator, Repeats::None);
+    let ids: Vec<&Value> = results.failures.iter().map(|line| &line["id"]).collect();
+    assert_eq!(ids, [refused.as_str(), last.as_str()]);
+    assert_eq!(results.failures[1]["meta"]["attempts"], 2);
+    // Nor does it stop a run that goes on with it alone.
+    shelfmill()
+        .args(["requeue", "--class", "unauthorized", "--out"])
+        .arg(catalog.out())
+        .run(DEADLINE)
+        .expect_code(0);
+    run().run(DEADLINE).expect_code(3);
+    assert_eq!(Results::read(&catalog.out()).failures.len(), 2);
+}
+
+#[test]
 fn a_wrong_key_stops_a_whole_fleet_which_goes_on_with_the_right_one() {
     let fleet = Fleet::new("wrong-key", 2_000, &["--api-key", "sk-the-right-one-0123456789"]);
     let worker = |key: &str| fleet.worker().env("OPENAI_API_KEY", key);

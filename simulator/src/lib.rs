@@ -77,6 +77,8 @@ pub struct Config {
     pub context_window: Option<u64>,
     /// The ids of products whose every call hangs: never answered, and counted as the fault `hung`.
     pub hang_products: Vec<String>,
+    /// The ids of products whose every call gets a 403, as from a firewall that does not like their text.
+    pub forbid_products: Vec<String>,
     /// Calls with any other bearer token get a 401. `None` lets everybody in.
     pub api_key: Option<String>,
     /// Whether `/stats` tells calls and answers of each product. Costs about 180 bytes and the id, a product.
@@ -110,6 +112,7 @@ impl Default for Config {
             structured: Structured::default(),
             context_window: None,
             hang_products: Vec::new(),
+            forbid_products: Vec::new(),
             api_key: None,
             count_by_product: true,
         }
@@ -132,10 +135,14 @@ impl Config {
             anyhow::ensure!(given != Some(0), "{name} is 0: it must be at least 1");
         }
         anyhow::ensure!(self.unknown_model.as_deref() != Some(""), "unknown_model is empty: name a model");
-        anyhow::ensure!(
-            !self.hang_products.iter().any(String::is_empty),
-            "hang_products has an empty id: write the ids with a comma between them"
-        );
+        for (name, ids) in
+            [("hang_products", &self.hang_products), ("forbid_products", &self.forbid_products)]
+        {
+            anyhow::ensure!(
+                !ids.iter().any(String::is_empty),
+                "{name} has an empty id: write the ids with a comma between them"
+            );
+        }
         anyhow::ensure!(
             self.api_key.as_deref() != Some(""),
             "api_key is empty: leave it out to let every key in"
@@ -161,6 +168,7 @@ impl fmt::Debug for Config {
             .field("structured", &self.structured)
             .field("context_window", &self.context_window)
             .field("hang_products", &self.hang_products)
+            .field("forbid_products", &self.forbid_products)
             .field("api_key", &self.api_key.as_ref().map(|_| "…"))
             .field("count_by_product", &self.count_by_product)
             .finish()

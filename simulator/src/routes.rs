@@ -46,6 +46,7 @@ pub(crate) struct Service {
     contracts: Contracts,
     gates: Gates,
     hang_products: HashSet<String>,
+    forbid_products: HashSet<String>,
     stats: Arc<Stats>,
     /// Numbers the calls whose client does not.
     unnumbered_calls: AtomicU64,
@@ -72,6 +73,7 @@ impl Service {
             contracts: Contracts::new()?,
             gates: Gates::new(Arc::clone(&config), Instant::now()),
             hang_products: config.hang_products.iter().cloned().collect(),
+            forbid_products: config.forbid_products.iter().cloned().collect(),
             stats: Stats::new(config.count_by_product),
             unnumbered_calls: AtomicU64::new(0),
             other_requests: AtomicU64::new(0),
@@ -167,6 +169,11 @@ impl Service {
         id: u64,
         call: Call,
     ) -> Result<Response<ReplyBody>, HungUp> {
+        if self.forbid_products.contains(product) {
+            call.rejected();
+            let text = "Request blocked by the firewall of the simulator.";
+            return Ok(hold(ApiError::new(StatusCode::FORBIDDEN, "forbidden", text).into_response(), call));
+        }
         let fault = if self.hang_products.contains(product) {
             Some(Fault::Hung)
         } else {

@@ -187,6 +187,14 @@ async fn some_products_always_hang() {
 }
 
 #[tokio::test]
+async fn some_products_are_always_refused() {
+    let server = Server::start(Config { forbid_products: vec!["b".to_owned()], ..Config::default() }).await;
+    assert_eq!(server.ask("a", 1).await.status(), 200);
+    assert_eq!([server.ask("b", 1).await.status(), server.ask("b", 2).await.status()], [403, 403]);
+    assert_eq!(server.stats().await["rejected"], 2);
+}
+
+#[tokio::test]
 async fn more_calls_at_once_than_there_are_places_are_told_to_come_back() {
     let hang_products = vec!["hung".to_owned()];
     let config = Config { overloaded_after: Some(2), hang_products, ..Config::default() };
