@@ -2,7 +2,7 @@
 //!
 //! A process has two connections to RabbitMQ and many products that use them, and each finds out by itself that
 //! RabbitMQ is gone. An outage begins with the first that does and ends when every connection that was missed works
-//! again. A connection that dies a little later of the same cause is no news: RabbitMQ was lost once.
+//! again; one that nobody wants any more ([`Wanted`]) is not missed. A connection that dies a little later of the same cause is no news: RabbitMQ was lost once.
 
 use std::{
     fmt,
@@ -137,6 +137,12 @@ impl Outages {
         );
     }
 
+    /// Somebody wants a connection, until this is dropped: a question to which the answer is not needed any more is asked by
+    /// nobody again, and with it goes what would have told of the connection's return.
+    pub(super) const fn wanted(&self, purpose: Purpose) -> Wanted<'_> {
+        Wanted { outages: self, purpose }
+    }
+
     /// A connection can be used.
     pub(super) fn restored(&self, purpose: Purpose) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,5 +163,53 @@ impl Outages {
         } else {
             tracing::info!(at, %after_seconds, "RabbitMQ is back");
         }
+    }
+}
+
+/// Somebody wants a connection.
+pub(super) struct Wanted<'o> {
+    outages: &'o Outages,
+    purpose: Purpose,
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        let mut state = self.outages.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outage) = &mut state.outage {
+            outage.missed.retain(|missed| *missed != self.purpose);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Outages {
+        fn is_out(&self) -> bool {
+            self.state.lock().unwrap().outage.is_some()
+        }
+    }
+
+    #[test]
+    fn an_outage_ends_when_all_that_is_missed_and_still_wanted_works_again() {
+        let outages = Outages::new("here".to_owned());
+        let loss = || Loss::Connection("gone".to_owned());
+        let opened = Some(Instant::now());
+        outages.lost(Purpose::Consume, opened, &loss());
+        outages.lost(Purpose::Publish, opened, &loss());
+        outages.restored(Purpose::Consume);
+        assert!(outages.is_out(), "nothing can be published");
+        outages.restored(Purpose::Publish);
+        assert!(!outages.is_out());
+
+        let outages = Outages::new("here".to_owned());
+        let asks = outages.wanted(Purpose::Publish);
+        outages.lost(Purpose::Publish, opened, &Loss::Queue("q".to_owned()));
+        outages.lost(Purpose::Consume, opened, &loss());
+        drop(asks);
+        assert!(outages.is_out(), "nothing works yet");
+        outages.restored(Purpose::Consume);
+        assert!(!outages.is_out(), "nobody asks any more");
     }
 }

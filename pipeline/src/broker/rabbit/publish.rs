@@ -76,6 +76,7 @@ impl Shared {
 
     /// Messages ready in a queue.
     pub(super) async fn depth(&self, queue: &str) -> Result<u64, BrokerError> {
+        let _wanted = self.outages.wanted(Purpose::Publish);
         loop {
             let link = self.publisher().await?;
             let loss = match self.patiently(&link, ANSWER_TIMEOUT, ask_depth(&link, queue)).await? {
@@ -160,6 +161,7 @@ impl Shared {
     }
 
     async fn look_at(&self, queue: &str) -> Result<u64, Trouble> {
+        let _wanted = self.outages.wanted(Purpose::Look);
         let mut looker = self.looker.lock().await;
         let link = match looker.take().filter(|link| link.is_alive()) {
             Some(link) => link,
