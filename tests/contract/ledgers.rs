@@ -431,6 +431,36 @@ async fn what_a_claim_that_ran_out_had_held_counts_as_spent() {
     assert_eq!(turn().await, Turn::OverBudget);
 }
 
+/// Its task may be behind all others in the queue, and those wait for the money.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_claim_that_ran_out_had_held_counts_as_spent_also_where_nobody_claims_the_product() {
+    let ledger = in_redis(&fresh_run("unclaimed-money"));
+    let limits = Limits { budget: Some(1.0), ..Limits::default() };
+    let call = |usd| Call { number: 1, most: Money::from_usd(usd), before: Money::ZERO, is_beside: false };
+    for id in ["dead", "alive", "waiting"] {
+        ledger.claim(hash(id), id, LEASE).await.unwrap();
+    }
+    // Multiples of a tenth of a dollar are what some releases of Redis write as powers of ten.
+    assert_eq!(ledger.begin_call((hash("dead"), "dead"), &call(0.5), &limits).await.unwrap(), Turn::Now);
+    assert_eq!(ledger.begin_call((hash("alive"), "alive"), &call(0.1), &limits).await.unwrap(), Turn::Now);
+    ledger.renew(&[(hash("dead"), "dead".to_owned())], Duration::from_millis(1)).await.unwrap();
+    let turn = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            match ledger.begin_call((hash("waiting"), "waiting"), &call(0.45), &limits).await.unwrap() {
+                Turn::After(wait) => tokio::time::sleep(wait).await,
+                turn => return turn,
+            }
+            // Given back in good order.
+            ledger.release(hash("alive"), "alive", &Spent::default(), Money::ZERO).await.unwrap();
+        }
+    });
+    assert_eq!(
+        turn.await.expect("the dead one's money is found"),
+        Turn::Now,
+        "0.5 are spent, 0.45 are there"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_keeps_what_is_known_of_claims_that_ran_out() {
     let ledger = in_redis(&fresh_run("losses"));

@@ -19,7 +19,7 @@ use shelfmill_pipeline::{
     shutdown::Stopper,
     signature::{AnsweredBy, Signature},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     WorkerConfig,
@@ -37,6 +37,9 @@ mod changed;
 
 /// The longest wait that holds a place.
 const WAIT_IN_PLACE: Duration = Duration::from_secs(4);
+/// A task that waits longer for money that others hold is given back: it may be a task in the queue that holds it.
+const PATIENCE_FOR_MONEY: Duration = Duration::from_secs(30);
+const LATER_FOR_MONEY: Duration = Duration::from_secs(5);
 /// Before the first retry; doubled for each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest pause between two attempts that nobody asked for.
@@ -207,7 +210,7 @@ impl Analyst {
             number += 1;
             let (most, before) = (question.most(), account.unknown_to_ledger(task));
             let call = Call { number, most, before, is_beside: false };
-            if let Some(verdict) = self.begin((task.hash(), token), &call, services).await? {
+            if let Some(verdict) = self.begin((task.hash(), token), &call, &question.route, services).await? {
                 return Ok(verdict);
             }
             account.settle(task);
@@ -219,7 +222,7 @@ impl Analyst {
             crash::point_of(Point::WorkerAnswered, &task.id);
             task.spent.add(&called.bill);
             account.unseen = called.unseen;
-            let lesson = self.heed(&called, task.hash(), task.spent.calls, services).await?;
+            let lesson = self.heed(&called, task.hash(), services).await?;
             let Called { answer, latency, route, .. } = called;
             if answer.is_err() && job.limits.budget.is_some() {
                 // Others may wait for this money in the place that this product needs next.
@@ -249,8 +252,10 @@ impl Analyst {
             let class = failure.class;
             match lesson {
                 Lesson::Closed(halt) if self.routes.are_closed() => return Ok(Verdict::Halted(Some(halt))),
-                Lesson::Closed(_) | Lesson::OfTheWay => continue,
-                Lesson::None => {}
+                Lesson::Closed(_) => continue,
+                Lesson::OfTheWay if class != FailureClass::RateLimited => continue,
+                Lesson::OfTheWay if !path.is_refused_alone(&route) => continue,
+                Lesson::OfTheWay | Lesson::None => {}
             }
             let delay = if class == FailureClass::ContextTooLong && path.leads_on(job, &route) {
                 continue;
@@ -287,7 +292,6 @@ impl Analyst {
         &self,
         called: &Called,
         product: IdHash,
-        calls: u32,
         services: Services<'_>,
     ) -> anyhow::Result<Lesson> {
         let (Err(failure), route) = (&called.answer, &called.route) else { return Ok(Lesson::None) };
@@ -302,7 +306,7 @@ impl Analyst {
         if failure.class.spends_attempt() {
             return Ok(Lesson::None);
         }
-        route.lane.refused(wait_for(failure, calls), called.latency, services.ledger).await?;
+        route.lane.refused(asked_for(failure), called.latency, services.ledger).await?;
         Ok(Lesson::OfTheWay)
     }
 
@@ -345,12 +349,28 @@ impl Analyst {
         &self,
         claim: (IdHash, &ClaimToken),
         call: &Call,
+        route: &Route,
         services: Services<'_>,
     ) -> anyhow::Result<Option<Verdict>> {
+        let began = Instant::now();
+        let mut has_waited = false;
         loop {
             let verdict = match services.ledger.begin_call(claim, call, &self.job().limits).await? {
-                Turn::Now => return Ok(None),
-                Turn::After(wait) if waited(wait, services.stopper).await => continue,
+                // The provider may have wanted a pause meanwhile.
+                Turn::Now => match route.lane.opens_at(Instant::now()).filter(|_| has_waited) {
+                    Some(until)
+                        if !waited(until.saturating_duration_since(Instant::now()), services.stopper)
+                            .await =>
+                    {
+                        Verdict::Later(Duration::ZERO)
+                    }
+                    _ => return Ok(None),
+                },
+                Turn::After(_) if began.elapsed() > PATIENCE_FOR_MONEY => Verdict::Later(LATER_FOR_MONEY),
+                Turn::After(wait) if waited(wait, services.stopper).await => {
+                    has_waited = true;
+                    continue;
+                }
                 Turn::After(_) => Verdict::Later(Duration::ZERO),
                 Turn::Lost => Verdict::Lost,
                 Turn::Halted => Verdict::Halted(None),
@@ -385,15 +405,18 @@ impl Analyst {
     }
 }
 
-/// As long as the server says, or as is usual; some say 0.
+/// How long the server wants to be left alone, if it says so; some say 0.
+fn asked_for(failure: &CallFailure) -> Option<Duration> {
+    failure.retry_after.filter(|asked| !asked.is_zero()).map(|asked| asked.min(MAX_RETRY_AFTER))
+}
+
 fn wait_for(failure: &CallFailure, attempts: u32) -> Duration {
-    let asked = failure.retry_after.filter(|asked| !asked.is_zero());
-    asked.map_or_else(|| backoff(attempts), |asked| asked.min(MAX_RETRY_AFTER))
+    asked_for(failure).unwrap_or_else(|| backoff(attempts))
 }
 
 /// Doubled for each attempt, and between half and all of it, so that those who failed together do not come
 /// back together.
-fn backoff(attempts: u32) -> Duration {
+pub(crate) fn backoff(attempts: u32) -> Duration {
     let full = FIRST_BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(MAX_BACKOFF);
     full.mul_f64(rand::random_range(0.5..=1.0))
 }

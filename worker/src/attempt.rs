@@ -24,6 +24,8 @@ use crate::{
 
 /// A task that has waited so long for its turn is given back: its place is for those whose turn comes.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Refusals in a row that a product may meet while others have as many answers.
+const REFUSED_ALONE: u32 = 20;
 /// So many times the tokens that a call can have are not believed, beside some that a server may add to each: they would
 /// stop all others, as the limit and the budget see it.
 const INCREDIBLE: u64 = 8;
@@ -42,6 +44,8 @@ pub(crate) struct Path<'a> {
     turns_left: usize,
     /// A call that need not be made is none to see with whether a server is there.
     is_beside: bool,
+    /// Refusals in a row for the rate, and how many answers others had had when they began.
+    refused: Option<(u32, u64)>,
     waits_since: Option<Instant>,
 }
 
@@ -54,6 +58,7 @@ impl<'a> Path<'a> {
             too_small: Vec::new(),
             turns_left,
             is_beside: false,
+            refused: None,
             waits_since: None,
         }
     }
@@ -69,6 +74,18 @@ impl<'a> Path<'a> {
         let turns = self.turns_left > 0 && self.routes.has_other_than(route.index);
         self.turns_left -= usize::from(turns);
         turns
+    }
+
+    /// A call was refused for its rate: whether that goes on and on while others are answered, so that it has to do with the
+    /// question. (Whoever hears so begins to count anew.)
+    pub(crate) fn is_refused_alone(&mut self, route: &Route) -> bool {
+        let answers = route.lane.answers();
+        let (times, answers_before) = self.refused.take().unwrap_or((0, answers));
+        let is_alone = times + 1 >= REFUSED_ALONE && answers - answers_before >= u64::from(REFUSED_ALONE);
+        if !is_alone {
+            self.refused = Some((times + 1, answers_before));
+        }
+        is_alone
     }
 
     /// The question is too long here: whether it may be asked elsewhere.
@@ -311,5 +328,6 @@ fn learn<T>(route: &Route, answer: &Result<T, CallFailure>) {
     }
     if class.is_none() {
         route.answered();
+        route.lane.answered();
     }
 }

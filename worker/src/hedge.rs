@@ -88,6 +88,13 @@ pub(crate) struct Second<'a> {
     pub(crate) number: &'a mut u32,
 }
 
+/// Whether a second call may be made.
+enum Beside<'a> {
+    Noted(Question, SemaphorePermit<'a>),
+    NotYet,
+    No,
+}
+
 impl Analyst {
     /// The call, and a second one beside it where it takes long and the job wants that.
     pub(crate) async fn hedged(
@@ -109,18 +116,23 @@ impl Analyst {
             () = latencies.are_exceeded_since(began) => {}
         }
         let (beside, _turn) = loop {
-            let beside = self.beside(question, task, &second, services);
-            tokio::pin!(beside);
-            let beside = tokio::select! {
-                called = &mut first => {
-                    // It may have been noted already; it is not made.
-                    beside.await?;
-                    return Ok(called);
+            let (called, beside) = {
+                let beside = self.beside(question, task, &second, services);
+                tokio::pin!(beside);
+                tokio::select! {
+                    called = &mut first => (Some(called), beside.await?),
+                    beside = &mut beside => (None, beside?),
                 }
-                beside = &mut beside => beside?,
             };
-            if let Some(beside) = beside {
-                break beside;
+            if let Some(called) = called {
+                // The second one may have been noted already; it is not made.
+                *second.number += u32::from(matches!(beside, Beside::Noted(..)));
+                return Ok(called);
+            }
+            match beside {
+                Beside::Noted(question, turn) => break (question, turn),
+                Beside::No => return Ok(first.await),
+                Beside::NotYet => {}
             }
             tokio::select! {
                 called = &mut first => return Ok(called),
@@ -146,39 +158,39 @@ impl Analyst {
             }
             return Ok(called);
         }
-        self.heed(&called, task.hash(), task.spent.calls, services).await?;
+        self.heed(&called, task.hash(), services).await?;
         let mut last = if is_first { second.await } else { first.await };
         last.bill.add(&called.bill);
         last.unseen = last.unseen.plus(called.unseen);
         Ok(last)
     }
 
-    /// A second way for the same question, noted with the ledger; none where it would have to wait.
+    /// A second way for the same question, noted with the ledger; none where it would have to wait, or is not affordable.
     async fn beside(
         &self,
         question: &Question,
         task: &Task,
         second: &Second<'_>,
         services: Services<'_>,
-    ) -> anyhow::Result<Option<(Question, SemaphorePermit<'_>)>> {
-        let Ok(turn) = self.seconds.try_acquire() else { return Ok(None) };
+    ) -> anyhow::Result<Beside<'_>> {
+        let Ok(turn) = self.seconds.try_acquire() else { return Ok(Beside::NotYet) };
         let mut path = Path::beside(&self.routes, &question.route);
         let mut conversation = second.conversation.clone();
         let asked = self.question(&mut conversation, task, &mut path, services.stopper);
-        let Ok(Ok(beside)) = tokio::time::timeout(SOON, asked).await else { return Ok(None) };
+        let Ok(Ok(beside)) = tokio::time::timeout(SOON, asked).await else { return Ok(Beside::NotYet) };
         if conversation.shortened != second.conversation.shortened {
-            return Ok(None);
+            return Ok(Beside::NotYet);
         }
         match beside.route.lane.place_within(SOON, beside.tokens(), services.ledger).await? {
             When::At(start) => tokio::time::sleep_until(start).await,
-            When::NotBefore(_) => return Ok(None),
+            When::NotBefore(_) => return Ok(Beside::NotYet),
         }
         let call =
             Call { number: *second.number + 1, most: beside.most(), before: Money::ZERO, is_beside: true };
         let claim = (task.hash(), second.token);
         match services.ledger.begin_call(claim, &call, &self.job().limits).await? {
-            Turn::Now => Ok(Some((beside, turn))),
-            _ => Ok(None),
+            Turn::Now => Ok(Beside::Noted(beside, turn)),
+            _ => Ok(Beside::No),
         }
     }
 }

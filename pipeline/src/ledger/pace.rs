@@ -24,8 +24,12 @@ const ASK_AGAIN_MS: f64 = 2_500.0;
 const LEAST_INTERVAL_MS: f64 = 1_000.0;
 /// Of what was let through before a refusal, so much is tried after it.
 const BACK_TO: f64 = 0.95;
-/// Of the rate before a refusal, so much at least.
+/// Of the rate before a refusal, so much at least...
 const AT_LEAST: f64 = 0.8;
+/// ...and of what it has grown by, no more than that counts: a rate that nobody needed was not tried.
+const MOST_GROWTH: f64 = 4.0;
+/// A call in ten seconds: a provider that lets through less is waited for.
+const LEAST_RATE: f64 = 0.000_1;
 /// Refusals with so few calls between them belong together.
 const CLOSE_CALLS: f64 = 4.0;
 /// How a learned rate grows: by the square of the seconds, so that it is 1.05 times as high after 3 s, 1.6 after 10 s.
@@ -130,7 +134,8 @@ impl Lane {
         match &mut self.event {
             Some(event) if now_ms < self.paused_until_ms => {
                 event.calls += calls;
-                self.learn();
+                let from_ms = self.rate.map_or(self.paused_until_ms, |(_, from_ms)| from_ms);
+                self.learn(from_ms);
             }
             _ => {
                 self.calls += calls;
@@ -139,21 +144,26 @@ impl Lane {
         }
     }
 
-    fn learn(&mut self) {
-        if let Some(event) = self.event.filter(|event| event.teaches) {
-            let rate = (BACK_TO * event.calls.max(0.5) / event.over_ms).max(event.floor);
-            self.rate = Some((rate, self.paused_until_ms));
+    /// A provider that lets nothing through says nothing of its rate.
+    fn learn(&mut self, from_ms: f64) {
+        if let Some(event) = self.event.filter(|event| event.teaches && event.calls >= 1.0) {
+            let rate = (BACK_TO * event.calls / event.over_ms).max(event.floor).max(LEAST_RATE);
+            self.rate = Some((rate, from_ms));
         }
     }
 
     /// Calls in a millisecond, as they have grown by now; forgets what is long ago.
     fn grown_rate(&mut self, now_ms: f64) -> Option<f64> {
+        self.growth(now_ms).map(|(rate, growth)| rate * growth)
+    }
+
+    fn growth(&mut self, now_ms: f64) -> Option<(f64, f64)> {
         let (rate, from_ms) = self.rate?;
         let seconds = ((now_ms - from_ms) / 1_000.0).min(self.calls / CALLS_PER_SECOND_OF_GROWTH);
         if seconds > FORGOTTEN_S {
             self.rate = None;
         }
-        self.rate.map(|_| rate * (GROWTH * seconds.max(0.0).powi(2)).exp())
+        self.rate.map(|_| (rate, (GROWTH * seconds.max(0.0).powi(2)).exp()))
     }
 
     fn refused(&mut self, now_ms: f64, refusal: &RateRefusal) {
@@ -178,7 +188,9 @@ impl Lane {
             _ => {
                 let counted_ms = if self.since_ms > 0.0 { now_ms - self.since_ms } else { 0.0 };
                 let over_ms = counted_ms.max(LEAST_INTERVAL_MS);
-                let floor = self.grown_rate(now_ms).unwrap_or(0.0) * AT_LEAST;
+                let floor = self
+                    .growth(now_ms)
+                    .map_or(0.0, |(rate, growth)| rate * growth.min(MOST_GROWTH) * AT_LEAST);
                 let event = Event { calls: self.calls, over_ms, floor, teaches: is_close };
                 if is_close {
                     (self.since_ms, self.calls) = (now_ms, 0.0);
@@ -188,15 +200,19 @@ impl Lane {
         };
         event.calls += made - 1.0;
         self.since_refusal = Some(0.0);
-        self.learn();
+        self.learn(self.paused_until_ms);
     }
 }
 
 impl Pace {
     pub(super) fn permits(&mut self, now_ms: f64, ask: &Ask<'_>) -> Permits {
         let lane = self.lanes.entry(ask.lane.to_owned()).or_default();
-        if now_ms - lane.asked_ms.max(lane.paused_until_ms) > IDLE_MS {
+        let idle_ms = now_ms - lane.asked_ms.max(lane.paused_until_ms);
+        if idle_ms > IDLE_MS {
             (lane.since_ms, lane.calls) = (now_ms, 0.0);
+        }
+        if idle_ms > FORGOTTEN_S * 1_000.0 {
+            lane.rate = None;
         }
         lane.asked_ms = now_ms;
         lane.count(now_ms, f64::from(ask.made));

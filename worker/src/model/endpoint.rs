@@ -14,8 +14,8 @@ use crate::{OPENAI_BASE_URL, check_base_url};
 
 /// What is around an image's URL.
 const IMAGE_PART_BYTES: usize = 64;
-/// What a request has beside its images.
-const USUAL_BYTES: usize = 16 * 1024;
+/// What a request has beside its texts and the schema.
+const USUAL_BYTES: usize = 512;
 
 /// Where requests go, and the parts that are the same in all of them.
 #[derive(Debug)]
@@ -95,7 +95,10 @@ impl Endpoint {
         // Images are most of a request: a buffer that grows by doubling would take twice their room.
         let images = messages.iter().flat_map(|message| &message.images);
         let image_bytes: usize = images.map(|image| image.data_url.len() + IMAGE_PART_BYTES).sum();
-        let mut body = Vec::with_capacity(image_bytes + USUAL_BYTES);
+        // Escapes take room, too.
+        let text_bytes: usize = messages.iter().map(|message| message.content.len() * 9 / 8).sum();
+        let mut body =
+            Vec::with_capacity(image_bytes + text_bytes + self.json_schema.get().len() + USUAL_BYTES);
         let request = Request {
             model: &self.at.model,
             messages,

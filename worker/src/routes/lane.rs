@@ -17,7 +17,10 @@ use shelfmill_pipeline::{
 };
 use tokio::time::Instant;
 
-use crate::model::{LimitHints, Rate};
+use crate::{
+    analysis::backoff,
+    model::{LimitHints, Rate},
+};
 
 const MINUTE_MS: f64 = 60_000.0;
 /// No place lies further ahead.
@@ -72,6 +75,9 @@ struct State {
     made: u32,
     /// Tokens that calls took more than they had a place for.
     owed_tokens: i64,
+    answers: u64,
+    /// Since the last answer, and each pause once.
+    refused_in_row: u32,
     told_requests: Told,
     told_tokens: Told,
     is_clamped: bool,
@@ -272,17 +278,34 @@ impl Lane {
         }
     }
 
-    /// The provider has refused a call for its rate, which was begun so long ago: nobody begins one for a while.
+    /// The provider has answered a call.
+    pub(crate) fn answered(&self) {
+        let mut state = self.state();
+        state.answers += 1;
+        state.refused_in_row = 0;
+    }
+
+    /// How many calls the provider has answered.
+    pub(crate) fn answers(&self) -> u64 {
+        self.state().answers
+    }
+
+    /// The provider has refused a call for its rate, which was begun so long ago: nobody begins one for as long as it asks
+    /// for.
     pub(crate) async fn refused(
         &self,
-        wait: Duration,
+        asked: Option<Duration>,
         age: Duration,
         ledger: &dyn Ledger,
     ) -> Result<(), LedgerError> {
-        let wait = wait.max(LEAST_PAUSE);
-        let made = {
+        let (wait, made) = {
             let mut state = self.state();
             let now = Instant::now();
+            // Those that are refused together count once.
+            if state.not_before.is_none_or(|until| until <= now) {
+                state.refused_in_row += 1;
+            }
+            let wait = asked.unwrap_or_else(|| backoff(state.refused_in_row)).max(LEAST_PAUSE);
             if state.not_before.is_none_or(|until| until <= now) {
                 tracing::warn!(
                     endpoint = self.name,
@@ -292,7 +315,7 @@ impl Lane {
             }
             state.not_before = state.not_before.max(Some(now + wait));
             (state.left, state.free_until) = (0, None);
-            std::mem::take(&mut state.made)
+            (wait, std::mem::take(&mut state.made))
         };
         ledger.refused(&self.name, &RateRefusal { wait, age, made }).await
     }

@@ -179,6 +179,38 @@ fn those_that_come_late_teach_nothing_new() {
     assert!(apart < together * 2.0, "{together} {apart}");
 }
 
+/// Half an hour in which each call is refused, and no time is named; then the provider is well again.
+#[test]
+fn a_time_of_nothing_but_refusals_ends_in_no_crawl() {
+    let mut pace = Pace::default();
+    let (mut now_ms, mut waits, mut begun) = (1.0, 0, 0);
+    pace.permits(now_ms, &ask(20, &[]));
+    while now_ms < 1_860_000.0 {
+        let is_well = now_ms > 1_800_000.0;
+        let refused = match pace.permits(now_ms, &ask(20, &[])) {
+            Permits::Free => 20,
+            Permits::Places { count, first_ms, .. } => {
+                now_ms += first_ms.max(0.0);
+                count
+            }
+            Permits::After(wait) => {
+                now_ms += in_ms(wait);
+                continue;
+            }
+        };
+        if is_well {
+            (begun, now_ms) = (begun + refused, now_ms + 100.0);
+            continue;
+        }
+        let wait = Duration::from_millis(500 << waits.min(6));
+        waits += 1;
+        for _ in 0..refused {
+            pace.refused(now_ms, "one", &refusal(wait, 0));
+        }
+    }
+    assert!(begun > 1_000, "{begun} in the minute after it");
+}
+
 #[test]
 fn a_learned_rate_is_forgotten_in_the_end() {
     let mut pace = Pace::default();

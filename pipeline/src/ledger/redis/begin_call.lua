@@ -3,8 +3,24 @@
 -- ('': none), '1' where the call before is still under way and keeps what it holds.
 -- Returns 0 where the call may begin; else after how many ms to ask again; -1 where the claim is somebody else's or gone,
 -- -2 where the run has paused by itself, -3 where the budget has no room for the call, whatever the calls under way turn
--- out to cost.
-local BUDGET_POLL_MS = 250
+-- out to cost. What claims hold that have run out counts as spent: their products may wait behind all others, and until they
+-- are claimed again nobody else would find it.
+local BUDGET_POLL_MS, SWEPT_EVERY_MS = 250, 5000
+local function sweep(pace, claims)
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    if now - (tonumber(redis.call('HGET', pace, 'swept')) or 0) < SWEPT_EVERY_MS then return end
+    redis.call('HSET', pace, 'swept', string.format('%d', now))
+    local all = redis.call('HGETALL', claims)
+    for i = 1, #all, 2 do
+        local until_ms, counts, hold, token = all[i + 1]:match('^(%d+) (%d+ %d+ %d+) (%d+) (.*)$')
+        if hold and hold ~= '0' and tonumber(until_ms) < now then
+            redis.call('HINCRBY', pace, 'held', '-' .. hold)
+            redis.call('HINCRBY', pace, 'spent', hold)
+            redis.call('HSET', claims, all[i], string.format('%s %s 0 %s', until_ms, counts, token))
+        end
+    end
+end
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 local head, begun, hold, token
 if held then head, begun, hold, token = held:match('^(%d+ %d+ %d+) (%d+) (%d+) (.*)$') end
@@ -14,7 +30,7 @@ local is_new = begun < tonumber(ARGV[3])
 local is_beside = ARGV[7] == '1'
 if is_new and hold > 0 and not is_beside then
     -- The call before has ended: what it held is free, for this one and for others.
-    redis.call('HINCRBY', KEYS[1], 'held', -hold)
+    redis.call('HINCRBY', KEYS[1], 'held', '-' .. string.format('%d', hold))
     redis.call('HINCRBY', KEYS[1], 'spent', ARGV[5])
     hold = 0
     redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d 0 %s', head, begun, token))
@@ -26,7 +42,10 @@ if is_new then
         local money = redis.call('HMGET', KEYS[1], 'spent', 'held')
         local room = ARGV[6] - (tonumber(money[1]) or 0) - most
         if room < 0 then return -3 end
-        if room < (tonumber(money[2]) or 0) then return BUDGET_POLL_MS end
+        if room < (tonumber(money[2]) or 0) then
+            sweep(KEYS[1], KEYS[2])
+            return BUDGET_POLL_MS
+        end
     end
     if most > 0 then redis.call('HINCRBY', KEYS[1], 'held', ARGV[4]) end
     redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d %d %s', head, ARGV[3], hold + most, token))

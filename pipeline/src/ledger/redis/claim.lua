@@ -19,7 +19,7 @@ if held then
         -- One under which no call was begun was waiting, and is no evidence against the product.
         if begun > 0 then lost_claims = lost_claims + 1 end
         if hold > 0 then
-            redis.call('HINCRBY', KEYS[5], 'held', -hold)
+            redis.call('HINCRBY', KEYS[5], 'held', '-' .. string.format('%d', hold))
             redis.call('HINCRBY', KEYS[5], 'spent', hold)
         end
         lost_calls, begun, hold = lost_calls + begun, 0, 0

@@ -1,7 +1,7 @@
 -- Gives places for calls (see pace.rs, which is the same in Rust). KEYS: pace. ARGV: lane, places wanted, calls made without
 -- one, then for each limit: name, ms a call, burst in ms, ms owed.
 -- Returns {0} where nothing limits; {-1, us} where to ask again after so long; else {places, us until the first, us between}.
-local HORIZON, IDLE, ASK_AGAIN, BACK_TO, GROWTH, CALLS_PER_SECOND, FORGOTTEN = 250, 5000, 2500, 0.95, 0.005, 4, 60
+local HORIZON, IDLE, ASK_AGAIN, BACK_TO, LEAST_RATE, GROWTH, CALLS_PER_SECOND, FORGOTTEN = 250, 5000, 2500, 0.95, 0.0001, 0.005, 4, 60
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local lane = 'lane:' .. ARGV[1] .. ':'
@@ -10,6 +10,10 @@ local function store(name, value) redis.call('HSET', KEYS[1], name, string.forma
 local function fact(name) return tonumber(redis.call('HGET', KEYS[1], lane .. name) or '') end
 local paused, asked, calls = fact('paused') or 0, fact('asked') or 0, fact('calls') or 0
 local rate = fact('rate')
+local function forget()
+    rate = nil
+    redis.call('HDEL', KEYS[1], lane .. 'rate')
+end
 local function begun(count)
     calls = calls + count
     store(lane .. 'calls', calls)
@@ -17,16 +21,20 @@ local function begun(count)
     if apart then store(lane .. 'since_refusal', apart + count) end
 end
 
-if now - math.max(asked, paused) > IDLE then
+local idle = now - math.max(asked, paused)
+if idle > IDLE then
     calls = 0
     store(lane .. 'since', now)
 end
+if rate and idle > FORGOTTEN * 1000 then forget() end
 store(lane .. 'asked', now)
 local event = now < paused and fact('event')
 if event then
     store(lane .. 'event', event + ARGV[3])
-    if fact('teaches') == 1 then
-        store(lane .. 'rate', math.max(BACK_TO * math.max(event + ARGV[3], 0.5) / fact('over'), fact('floor')))
+    if fact('teaches') == 1 and event + ARGV[3] >= 1 then
+        if not rate then store(lane .. 'from', paused) end
+        rate = math.max(BACK_TO * (event + ARGV[3]) / fact('over'), fact('floor'), LEAST_RATE)
+        store(lane .. 'rate', rate)
     end
 else
     begun(tonumber(ARGV[3]))
@@ -43,7 +51,7 @@ local buckets = {}
 if rate then
     local seconds = math.max(math.min((now - (fact('from') or 0)) / 1000, calls / CALLS_PER_SECOND), 0)
     if seconds > FORGOTTEN then
-        redis.call('HDEL', KEYS[1], lane .. 'rate')
+        forget()
     else
         local grown = rate * math.exp(GROWTH * seconds * seconds)
         table.insert(buckets, {name = lane .. 'bucket', call = 1 / grown, burst = 0})

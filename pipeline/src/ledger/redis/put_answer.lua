@@ -42,7 +42,7 @@ end
 if token == ARGV[2] or (token and ARGV[4] ~= '') then
     redis.call('HDEL', KEYS[2], ARGV[1])
     if hold ~= '0' then
-        redis.call('HINCRBY', KEYS[5], 'held', -hold)
+        redis.call('HINCRBY', KEYS[5], 'held', '-' .. string.format('%d', hold))
         -- Of the other's call nobody will tell the cost.
         redis.call('HINCRBY', KEYS[5], 'spent', token == ARGV[2] and ARGV[5] or hold)
     end

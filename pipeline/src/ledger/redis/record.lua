@@ -38,7 +38,7 @@ for i = 3, #ARGV, 4 do
         local hold = claim and claim:match('^%d+ %d+ %d+ %d+ (%d+)') or '0'
         if hold ~= '0' then
             -- Somebody is at it again: what that costs will be told by nobody.
-            redis.call('HINCRBY', pace, 'held', -hold)
+            redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
             redis.call('HINCRBY', pace, 'spent', hold)
         end
         redis.call('HDEL', claims, product)

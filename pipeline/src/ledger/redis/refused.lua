@@ -1,6 +1,7 @@
 -- A provider has refused a call for its rate: nobody begins one there for a while (see pace.rs). KEYS: pace. ARGV: lane, the
 -- pause in ms, calls made without a place, how many ms ago the refused call was begun.
-local LEAST_INTERVAL, AT_LEAST, CLOSE_CALLS, BACK_TO, GROWTH, CALLS_PER_SECOND = 1000, 0.8, 4, 0.95, 0.005, 4
+local LEAST_INTERVAL, AT_LEAST, MOST_GROWTH, CLOSE_CALLS, BACK_TO, LEAST_RATE = 1000, 0.8, 4, 4, 0.95, 0.0001
+local GROWTH, CALLS_PER_SECOND, FORGOTTEN = 0.005, 4, 60
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local lane, made = 'lane:' .. ARGV[1] .. ':', tonumber(ARGV[3])
@@ -24,7 +25,7 @@ else
     over = math.max(since > 0 and now - since or 0, LEAST_INTERVAL)
     if rate then
         local seconds = math.max(math.min((now - (fact('from') or 0)) / 1000, calls / CALLS_PER_SECOND), 0)
-        floor = rate * math.exp(GROWTH * seconds * seconds) * AT_LEAST
+        if seconds <= FORGOTTEN then floor = rate * math.min(math.exp(GROWTH * seconds * seconds), MOST_GROWTH) * AT_LEAST end
     end
     teaches = apart ~= nil and apart + made <= CLOSE_CALLS
     began = teaches
@@ -39,8 +40,8 @@ store('over', over)
 store('floor', floor)
 store('teaches', teaches and 1 or 0)
 store('since_refusal', 0)
-if teaches then
-    store('rate', math.max(BACK_TO * math.max(event, 0.5) / over, floor))
+if teaches and event >= 1 then
+    store('rate', math.max(BACK_TO * event / over, floor, LEAST_RATE))
     store('from', until_ms)
 end
 return 1

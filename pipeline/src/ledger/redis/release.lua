@@ -9,7 +9,7 @@ redis.call('HDEL', KEYS[1], ARGV[1])
 if claims ~= '0' then redis.call('HSET', KEYS[1], ARGV[1], string.format('0 %d 0 0 0 -', claims)) end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[2], ARGV[1], ARGV[3]) end
 if hold ~= '0' then
-    redis.call('HINCRBY', KEYS[3], 'held', -hold)
+    redis.call('HINCRBY', KEYS[3], 'held', '-' .. string.format('%d', hold))
     redis.call('HINCRBY', KEYS[3], 'spent', ARGV[4])
 end
 return 1

@@ -19,7 +19,7 @@ for i = 2, #ARGV, 2 do
         local claim = redis.call('HGET', claims, product)
         local hold = claim and claim:match('^%d+ %d+ %d+ %d+ (%d+)') or '0'
         if hold ~= '0' then
-            redis.call('HINCRBY', pace, 'held', -hold)
+            redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
             redis.call('HINCRBY', pace, 'spent', hold)
         end
         redis.call('HDEL', claims, product)

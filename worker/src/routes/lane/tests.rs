@@ -80,7 +80,7 @@ async fn a_refusal_is_obeyed_here_at_once_and_by_all_who_ask() {
     let ledger = EmbeddedLedger::new();
     let [one, two] = [(); 2].map(|()| lane(None, None));
     starts(&one, &ledger, 1, 10).await;
-    one.refused(Duration::from_secs(3), Duration::ZERO, &ledger).await.unwrap();
+    one.refused(Some(Duration::from_secs(3)), Duration::ZERO, &ledger).await.unwrap();
     let began = Instant::now();
     assert_eq!(one.place(10, &ledger).await.unwrap(), When::NotBefore(began + Duration::from_secs(3)));
     assert_eq!(one.opens_at(began), Some(began + Duration::from_secs(3)));
