@@ -153,12 +153,12 @@ pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path
     let cost = summary
         .cost_usd
         .map_or("unknown (no prices are known for the model)".to_owned(), |cost| format!("${cost:.4}"));
-    let saved = match summary.calls.saved {
-        0 => String::new(),
-        saved => format!(", {saved} saved by equal prompts"),
-    };
+    let if_any =
+        |count: u64, what: &str| if count == 0 { String::new() } else { format!(", {count} {what}") };
+    let repeated = if_any(summary.calls.repeated, "made again after they were cut off");
+    let saved = if_any(summary.calls.saved, "saved by equal prompts");
     eprintln!(
-        "Calls: {} ({} retries{saved}), {} tokens, cost {cost}, {:.1} products/s",
+        "Calls: {} ({} retries{repeated}{saved}), {} tokens, cost {cost}, {:.1} products/s",
         summary.calls.made, summary.calls.retries, summary.tokens.total, summary.products_per_second
     );
     let file = |name: &str, what: &str| eprintln!("  {:<58} {what}", out.join(name).display());
