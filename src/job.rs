@@ -55,6 +55,12 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
             if job.prompt == Job::default().prompt { "the built-in one" } else { "this job's" }
         ))));
     }
+    check_budget(&job)?;
+    Ok(job)
+}
+
+/// A budget is kept by prices.
+pub(crate) fn check_budget(job: &Job) -> anyhow::Result<()> {
     if let (Some(_), Some(endpoint)) =
         (job.limits.budget, job.llm.endpoints().iter().find(|endpoint| endpoint.prices.is_none()))
     {
@@ -64,7 +70,7 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
             endpoint.model
         ))));
     }
-    Ok(job)
+    Ok(())
 }
 
 /// Whether it is known whom to ask, and with which key.

@@ -165,6 +165,10 @@ fn a_budget_without_prices_is_refused() {
     let simulator = Simulator::start(&[]);
     let end = run(&catalog, &simulator).args(["--budget", "5"]).run(DEADLINE).expect_code(2);
     assert!(end.stderr.contains("a budget needs prices"), "{end}");
+    // Nor does the simulator cost what the model does that it stands in for.
+    let simulated = shelfmill().arg("run").args(catalog.args()).args(["--simulate", "--budget", "5"]);
+    let end = simulated.run(DEADLINE).expect_code(2);
+    assert!(end.stderr.contains("those of simulated are not known"), "{end}");
 }
 
 #[test]
