@@ -257,6 +257,9 @@ pub(crate) struct CheckpointArgs {
     /// Save after so many products (or 50 ms, whichever is first).
     #[arg(long, value_name = "PRODUCTS", env = "SHELFMILL_CHECKPOINT_EVERY", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Work")]
     pub(crate) checkpoint_every: u32,
+    /// At the end, leave a page with the figures, for a browser, beside the results (analysis_report.html).
+    #[arg(long, env = "SHELFMILL_REPORT", help_heading = "Work")]
+    pub(crate) report: bool,
 }
 
 #[derive(Clone, Debug, Args)]

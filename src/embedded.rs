@@ -20,7 +20,10 @@ use tokio::task::JoinHandle;
 use crate::{
     cli::{RunArgs, WhichArgs},
     end::{self, Usage},
-    job, progress, signals, simulate,
+    job,
+    page::Reporter,
+    progress::{self, Ending},
+    signals, simulate,
     telemetry::Screen,
 };
 
@@ -78,7 +81,9 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
         host: crate::fleet::host(),
         checkpoint_every: args.checkpoints.checkpoint_every as usize,
     };
-    let listener = progress::listener(screen);
+    let has_report = args.checkpoints.report;
+    let (reporter, listener) = Reporter::new(&out, progress::listener(screen), has_report);
+    let budget = job.limits.budget;
     let ledger: Arc<dyn Ledger> = Arc::new(ledger);
     // The ledger knows what is done before the producer asks.
     let aggregator = Aggregator::open(config, folder, Arc::clone(&ledger), stopper.for_the_last(), listener)
@@ -86,13 +91,10 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
         .context("the aggregator was stopped before it began")?;
     let roles = Roles::start(&args, job, ledger, aggregator, stopper);
     let summary = roles.finish().await?;
-    progress::conclude(
-        screen,
-        &summary,
-        &out,
-        "run the same command again",
-        &format!("--out {}", out.display()),
-    );
+    reporter.write(&summary, budget)?;
+    let which = format!("--out {}", out.display());
+    let again = "run the same command again";
+    progress::conclude(screen, &summary, &Ending { out: &out, again, which: &which, has_report });
     Ok(end::of_summary(&summary))
 }
 

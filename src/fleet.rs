@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder};
 use shelfmill_pipeline::{
     broker::{Connect, RabbitBroker, RabbitConfig},
-    ledger::{RedisConfig, RedisLedger},
+    ledger::{Ledger, RedisConfig, RedisLedger},
     shutdown::Stopper,
 };
 use shelfmill_producer::ProducerConfig;
@@ -15,7 +15,10 @@ use shelfmill_worker::{Ended, WorkerConfig, check_base_url};
 use crate::{
     cli::{AggregatorArgs, FleetArgs, ProducerArgs, ServerArgs, WorkerArgs},
     end::{self, DONE, INTERRUPTED, PAUSED},
-    foreign, job, progress, signals,
+    foreign, job,
+    page::Reporter,
+    progress::{self, Ending},
+    signals,
     telemetry::Screen,
 };
 
@@ -152,19 +155,18 @@ pub(crate) async fn aggregator(args: AggregatorArgs, screen: &Screen) -> anyhow:
     let (broker, ledger) = both(&args.fleet, "aggregator", &stopper)?;
     let config =
         AggregatorConfig { host: host(), checkpoint_every: args.checkpoints.checkpoint_every as usize };
-    let listener = progress::listener(screen);
+    let has_report = args.checkpoints.report;
+    let (reporter, listener) = Reporter::new(&args.out, progress::listener(screen), has_report);
     let opened = tokio::select! {
-        opened = Aggregator::open(config, folder, ledger, stopper.clone(), listener) => opened?,
+        opened = Aggregator::open(config, folder, ledger.clone(), stopper.clone(), listener) => opened?,
         () = stopper.stopped() => None,
     };
     let Some(aggregator) = opened else { return Ok(ExitCode::from(INTERRUPTED)) };
     let summary = aggregator.run(broker.as_ref()).await?;
-    progress::conclude(
-        screen,
-        &summary,
-        &args.out,
-        "start the aggregator again",
-        &format!("--run {}", args.fleet.run),
-    );
+    if has_report {
+        reporter.write(&summary, ledger.job().await?.and_then(|job| job.limits.budget))?;
+    }
+    let (out, again, which) = (&args.out, "start the aggregator again", format!("--run {}", args.fleet.run));
+    progress::conclude(screen, &summary, &Ending { out, again, which: &which, has_report });
     Ok(end::of_summary(&summary))
 }

@@ -1,6 +1,7 @@
 //! How far it is, for people who watch: a bar on a terminal, checkpoint lines anywhere.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shelfmill_aggregator::{Event, Listener, Status, Summary};
 use shelfmill_pipeline::ledger::Progress;
 
-use crate::{foreign, telemetry::Screen};
+use crate::{foreign, page::REPORT_FILE, telemetry::Screen};
 
 /// Checkpoint lines are told at most so often.
 const CHECKPOINT_LINES_EVERY: Duration = Duration::from_secs(1);
@@ -133,8 +134,20 @@ pub(crate) fn lines(completed: u64, failed: u64, total: Option<u64>) -> Vec<Stri
     lines
 }
 
+/// What a role knows of its end that the summary does not say.
+pub(crate) struct Ending<'a> {
+    /// The results' folder.
+    pub(crate) out: &'a Path,
+    /// What to do to go on.
+    pub(crate) again: &'a str,
+    /// How other commands are told of this run.
+    pub(crate) which: &'a str,
+    pub(crate) has_report: bool,
+}
+
 /// What is said at the end of a run.
-pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path, again: &str, which: &str) {
+pub(crate) fn conclude(screen: &Screen, summary: &Summary, ending: &Ending<'_>) {
+    let Ending { out, again, which, has_report } = *ending;
     use shelfmill_pipeline::record::{FAILURES_FILE, JOURNAL_FILE, REJECTS_FILE, RESULTS_FILE, SUMMARY_FILE};
     screen.finish();
     let counts = &summary.counts;
@@ -168,6 +181,9 @@ pub(crate) fn conclude(screen: &Screen, summary: &Summary, out: &std::path::Path
         file(RESULTS_FILE, "all results in input order");
     }
     file(SUMMARY_FILE, "counts, tokens, cost, latencies");
+    if has_report {
+        file(REPORT_FILE, "the same as a page, with the run's course");
+    }
     if counts.failed > 0 {
         file(FAILURES_FILE, "products without an analysis, and why");
     }

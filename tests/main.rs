@@ -23,6 +23,7 @@ mod protocol;
 mod proxy;
 mod queue_faults;
 mod redis_faults;
+mod report;
 mod requeue;
 mod retries;
 mod same_prompts;

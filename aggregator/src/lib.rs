@@ -99,6 +99,17 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// How far the run is.
+    #[must_use]
+    pub fn progress(&self) -> Option<&Progress> {
+        match self {
+            Self::StandingBy { .. } => None,
+            Self::Checkpoint { progress } | Self::Progress { progress } => Some(progress),
+        }
+    }
+}
+
 /// Who is told.
 pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
