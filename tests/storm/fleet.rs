@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::schedule::{Blow, Fault, Target};
 use crate::support::{
-    checker::{Evidence, Report, examine, keys_of, queues_of},
+    checker::{Evidence, Report, examine, keys_of, money, queues_of},
     fleet::Fleet,
-    process::Running,
+    process::{Program, Running},
     rabbitmq::RabbitMq,
     redis::Redis,
     results::Results,
@@ -78,7 +78,7 @@ impl Stormy {
         fleet.concurrency = CONCURRENCY;
         let workers = (0..WORKERS).map(|_| Post::of(fleet.worker().start())).collect();
         let aggregator = Post::of(fleet.aggregator().start());
-        let producer = Post::of(fleet.producer().args(["--max-backlog", "1000"]).start());
+        let producer = Post::of(producer(&fleet).args(["--max-backlog", "1000"]).start());
         Self {
             fleet,
             rabbitmq,
@@ -110,7 +110,7 @@ impl Stormy {
         match fault.target {
             Target::RabbitMq | Target::Redis => self.hit_server(fault.target, fault.blow, mended_at),
             Target::Producer if fault.blow == Blow::Double => {
-                self.doubles.push(self.fleet.producer().start())
+                self.doubles.push(producer(&self.fleet).start())
             }
             Target::Worker(number) => strike(&mut self.workers[number], fault.blow, mended_at),
             Target::Aggregator => strike(&mut self.aggregator, fault.blow, mended_at),
@@ -174,7 +174,7 @@ impl Stormy {
                 other => panic!("the aggregator ended with {other:?}"),
             }
         }
-        if !*has_produced && let Some(code) = mend_post(producer, now, || fleet.producer().start()) {
+        if !*has_produced && let Some(code) = mend_post(producer, now, || self::producer(fleet).start()) {
             match code {
                 Some(0) => *has_produced = true,
                 Some(1 | 130) => {}
@@ -208,6 +208,12 @@ impl Stormy {
             if is_empty { Ok(()) } else { Err(String::new()) }
         });
         let results = Results::read(&self.fleet.catalog.out());
+        let stats = self.fleet.simulator.stats();
+        let tokens = |name: &str| stats[name].as_u64().unwrap_or_else(|| panic!("{name}: {stats}"));
+        // A token is a millionth of a dollar here, and a call that nobody saw the end of counts as all that it can cost.
+        let billed = (tokens("prompt_tokens") + tokens("completion_tokens")) * 1_000;
+        let spent = money(&self.fleet.run, &self.redis, "spent");
+        assert!(spent >= billed, "{billed} were billed, and the ledger knows of {spent}");
         let report = examine(&Evidence {
             catalog: &self.fleet.catalog,
             results: &results,
@@ -222,6 +228,12 @@ impl Stormy {
         let lines = crate::support::results::journal_lines(&self.fleet.catalog.out());
         format!("{lines} lines, producer done: {}, aggregator done: {}", self.has_produced, self.has_ended)
     }
+}
+
+/// With a budget that nobody reaches: what calls hold is noted and given back in every step.
+fn producer(fleet: &Fleet) -> Program {
+    let job = "[llm]\nprices = { prompt = 1.0, completion = 1.0 }\n[limits]\nbudget = 1000.0\n";
+    fleet.producer().arg("--job").arg(fleet.catalog.file("job.toml", job))
 }
 
 /// What is down already is left alone.

@@ -226,7 +226,15 @@ pub(crate) fn keys_of(run: &str, redis: &Redis) -> BTreeMap<String, u64> {
         let length = redis.cli(&["HLEN", &format!("shelfmill:{{{run}}}:{what}")]);
         (what.to_owned(), length.parse().expect("a length"))
     };
-    ["claims", "answers", "spent"].map(length).into()
+    let mut keys: BTreeMap<String, u64> = ["claims", "answers", "spent"].map(length).into();
+    keys.insert("billionths of a dollar held".to_owned(), money(run, redis, "held"));
+    keys
+}
+
+/// What the ledger has of a run's money, in billionths of a dollar: `spent` or `held`.
+pub(crate) fn money(run: &str, redis: &Redis, what: &str) -> u64 {
+    let found = redis.cli(&["HGET", &format!("shelfmill:{{{run}}}:pace"), what]);
+    if found.is_empty() { 0 } else { found.parse().unwrap_or_else(|_| panic!("{what} is {found}")) }
 }
 
 /// A run in one process, whose model outlived it.
