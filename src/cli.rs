@@ -97,7 +97,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) checkpoints: CheckpointArgs,
     #[command(flatten)]
-    pub(crate) stop: StopArgs,
+    pub(crate) process: ProcessArgs,
 }
 
 #[derive(Debug, Args)]
@@ -112,7 +112,7 @@ pub(crate) struct ProducerArgs {
     #[arg(long, value_name = "TASKS", env = "SHELFMILL_MAX_BACKLOG", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_backlog: u64,
     #[command(flatten)]
-    pub(crate) stop: StopArgs,
+    pub(crate) process: ProcessArgs,
 }
 
 #[derive(Debug, Args)]
@@ -128,7 +128,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "SHELFMILL_UNTIL_DONE")]
     pub(crate) until_done: bool,
     #[command(flatten)]
-    pub(crate) stop: StopArgs,
+    pub(crate) process: ProcessArgs,
 }
 
 #[derive(Debug, Args)]
@@ -141,7 +141,7 @@ pub(crate) struct AggregatorArgs {
     #[command(flatten)]
     pub(crate) checkpoints: CheckpointArgs,
     #[command(flatten)]
-    pub(crate) stop: StopArgs,
+    pub(crate) process: ProcessArgs,
 }
 
 #[derive(Debug, Args)]
@@ -263,7 +263,10 @@ pub(crate) struct CheckpointArgs {
 }
 
 #[derive(Clone, Debug, Args)]
-pub(crate) struct StopArgs {
+pub(crate) struct ProcessArgs {
+    /// Tell Prometheus how it goes, at http://ADDR:PORT/metrics; 127.0.0.1:0 takes a free port and logs which.
+    #[arg(long, value_name = "ADDR:PORT", env = "SHELFMILL_LISTEN", help_heading = "Work")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
     /// After Ctrl-C or SIGTERM, how long calls in flight may take to finish.
     #[arg(long, env = "SHELFMILL_GRACE", default_value = "30s", value_parser = duration, help_heading = "Work")]
     pub(crate) grace: Duration,

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::{
     cli::{RunArgs, WhichArgs},
     end::{self, Usage},
-    job,
+    job, listen,
     page::Reporter,
     progress::{self, Ending},
     signals, simulate,
@@ -45,7 +45,8 @@ pub(crate) fn local_folder(which: &WhichArgs) -> Option<PathBuf> {
 
 /// `shelfmill run`.
 pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
-    let stopper = signals::stopper(args.stop.grace)?;
+    let stopper = signals::stopper(args.process.grace)?;
+    listen::start(args.process.listen).await?;
     let mut job = job::job(&args.job)?;
     if args.simulate {
         // Under its own name, so that no later run takes simulated answers for a model's.

@@ -15,7 +15,7 @@ use shelfmill_worker::{Ended, WorkerConfig, check_base_url};
 use crate::{
     cli::{AggregatorArgs, FleetArgs, ProducerArgs, ServerArgs, WorkerArgs},
     end::{self, DONE, INTERRUPTED, PAUSED},
-    foreign, job,
+    foreign, job, listen,
     page::Reporter,
     progress::{self, Ending},
     signals,
@@ -88,7 +88,8 @@ fn both(
 
 /// `shelfmill producer`.
 pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
-    let stopper = signals::stopper(args.stop.grace)?;
+    let stopper = signals::stopper(args.process.grace)?;
+    listen::start(args.process.listen).await?;
     let job = job::job(&args.job)?;
     let (broker, ledger) = both(&args.fleet, "producer", &stopper)?;
     tokio::task::spawn_blocking({
@@ -127,7 +128,8 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
 
 /// `shelfmill worker`.
 pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
-    let stopper = signals::stopper(args.stop.grace)?;
+    let stopper = signals::stopper(args.process.grace)?;
+    listen::start(args.process.listen).await?;
     args.base_url.as_deref().map(check_base_url).transpose()?;
     let (broker, ledger) = both(&args.fleet, "worker", &stopper)?;
     let config = WorkerConfig {
@@ -150,7 +152,8 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
 
 /// `shelfmill aggregator`.
 pub(crate) async fn aggregator(args: AggregatorArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
-    let stopper = signals::stopper(args.stop.grace)?;
+    let stopper = signals::stopper(args.process.grace)?;
+    listen::start(args.process.listen).await?;
     let folder = Folder::open(&args.out, &args.fleet.run)?;
     let (broker, ledger) = both(&args.fleet, "aggregator", &stopper)?;
     let config =

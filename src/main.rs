@@ -11,6 +11,7 @@ mod end;
 mod fleet;
 mod foreign;
 mod job;
+mod listen;
 mod page;
 mod progress;
 mod requeue;

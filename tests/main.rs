@@ -18,6 +18,7 @@ mod halts;
 mod images;
 mod leases;
 mod limits;
+mod metrics;
 mod proofs;
 mod protocol;
 mod proxy;

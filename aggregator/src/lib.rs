@@ -14,6 +14,7 @@ use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
     ledger::{Ledger, Progress, Pulse, Vitals},
     message::Outcome,
+    metrics::metrics,
     shutdown::Stopper,
 };
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
@@ -318,6 +319,7 @@ impl Aggregator {
         self.halted = self.halted.map(|_| Instant::now());
         self.cost_usd = self.cost_usd.zip(written.cost_usd).map(|(sum, cost)| sum + cost);
         self.rate.add(written.completed + written.failed);
+        metrics().recorded(written.completed, written.failed);
         if let Some(halt) = self.abort_failure_rate.and_then(|rate| self.failing.halt(rate)) {
             self.ledger.halt(&halt).await?;
         }
@@ -346,10 +348,16 @@ impl Aggregator {
         if self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
             self.reported = Some(Instant::now());
             self.ledger.report(&vitals).await?;
-            self.abort_failure_rate = self.ledger.job().await?.map(|job| job.limits.abort_failure_rate);
-            self.pulse = Some(Pulse::sum(self.ledger.pulses().await?.values()));
+            let job = self.ledger.job().await?;
+            self.abort_failure_rate = job.as_ref().map(|job| job.limits.abort_failure_rate);
+            let pulses = self.ledger.pulses().await?;
+            self.pulse = Some(Pulse::sum(pulses.values()));
+            metrics().budget(job.and_then(|job| job.limits.budget));
+            metrics().workers.set(i64::try_from(pulses.len()).unwrap_or(i64::MAX));
+            metrics().spent_usd.set(self.cost_usd.unwrap_or(0.0));
         }
         let progress = Progress { vitals: Some(vitals), pulse: self.pulse, ..self.ledger.progress().await? };
+        metrics().run(progress.total(), progress.completed, progress.failed);
         let is_known = self.watch.look(&progress, self.writer.has_lines());
         self.is_complete = match progress.scan {
             Some(scan) if is_known && scan.is_complete() => {

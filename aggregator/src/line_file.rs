@@ -13,11 +13,13 @@ use std::{
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use jiff::Timestamp;
 use shelfmill_pipeline::{
     crash::{self, Point},
+    metrics::metrics,
     record::MAX_LINE_BYTES,
 };
 
@@ -81,7 +83,9 @@ impl LineFile {
             return Ok(());
         }
         self.cut()?;
+        let began = Instant::now();
         let written = self.write_pending().and_then(|()| self.file.sync_data());
+        metrics().synced(began.elapsed());
         if let Err(error) = written {
             self.torn = true;
             // What cannot be cut off now is cut off before the next attempt, or when the file is opened again, or is a

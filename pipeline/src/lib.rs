@@ -14,6 +14,7 @@ pub mod identity;
 pub mod job;
 pub mod ledger;
 pub mod message;
+pub mod metrics;
 pub mod money;
 pub mod record;
 mod server_url;

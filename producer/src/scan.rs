@@ -24,6 +24,7 @@ use shelfmill_pipeline::{
     identity::IdHash,
     ledger::{Admission, Halt, Ledger},
     message::{Outcome, Rejects, Task},
+    metrics::metrics,
     record::RejectLine,
     shutdown::Stopper,
 };
@@ -339,6 +340,8 @@ impl Scanner<'_> {
                 let task = Task { spent, ..Task::new(record.id, self.seq, record.body) };
                 self.publish(task).await?;
                 self.report.published += 1;
+                metrics().published.inc();
+                metrics().progressed();
             }
         }
         Ok(())

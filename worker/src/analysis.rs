@@ -14,6 +14,7 @@ use shelfmill_pipeline::{
     job::{AnswerSchema, Job, Prompt},
     ledger::{Call, ClaimToken, Halt, HaltCause, Ledger, PromptAnswer, Pulse, Turn},
     message::{Outcome, Task},
+    metrics::metrics,
     money::Money,
     record::Failure,
     shutdown::Stopper,
@@ -265,6 +266,9 @@ impl Analyst {
             } else {
                 task.attempts += 1;
                 let is_last = task.attempts >= job.limits.max_attempts;
+                if !is_last && (class.is_retryable() || route.stops_run(class)) {
+                    metrics().retries(class);
+                }
                 if !is_last && conversation.goes_on_after(&failure, job.llm.output_tokens_limit()) {
                     tracing::debug!(id = ?task.id, %class, reason = failure.message, "asks again");
                     continue;
@@ -340,7 +344,7 @@ impl Analyst {
     }
 
     /// Who answered, where several could have.
-    fn endpoint_name(&self, route: &Route) -> Option<String> {
+    pub(crate) fn endpoint_name(&self, route: &Route) -> Option<String> {
         (!self.job().llm.endpoints.is_empty()).then(|| route.server.at().name.clone())
     }
 

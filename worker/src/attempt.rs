@@ -8,6 +8,7 @@ use shelfmill_pipeline::{
     failure::FailureClass,
     job::{Job, OnOverflow},
     message::{Spent, Task},
+    metrics::metrics,
     money::Money,
     shutdown::Stopper,
 };
@@ -216,7 +217,7 @@ impl Analyst {
         path: &mut Path<'_>,
         services: Services<'_>,
     ) -> anyhow::Result<Result<Place, Option<Verdict>>> {
-        let route = &question.route;
+        let (route, began) = (&question.route, Instant::now());
         loop {
             let place = tokio::select! {
                 place = route.gate.enter() => place,
@@ -232,6 +233,7 @@ impl Analyst {
                         return Ok(Err(Some(Verdict::Later(Duration::ZERO))));
                     }
                     path.waits_since = None;
+                    metrics().waited(began.elapsed());
                     return Ok(Ok(place));
                 }
                 When::NotBefore(until) => {
@@ -264,6 +266,9 @@ impl Analyst {
         let mut bill = Spent::default();
         let answer = reply.body.and_then(|body| self.check(&mut bill, question, &body));
         learn(route, &answer);
+        let failed = answer.as_ref().err().map(|failure| failure.class);
+        metrics().call(&self.endpoint_name(route).unwrap_or_default(), failed, latency);
+        metrics().billed(bill.prompt_tokens, bill.completion_tokens, bill.cost_nano_usd);
         if answer.is_ok() {
             route.server.latencies.record(latency);
         }

@@ -30,6 +30,7 @@ use shelfmill_pipeline::{
     job::Job,
     ledger::{Claim, Halt, Kept, Ledger},
     message::{Outcome, Spent, Task},
+    metrics::metrics,
     money::Money,
     shutdown::Stopper,
 };
@@ -136,6 +137,9 @@ impl Desk {
             self.follow_job().await;
             self.follow_dialects().await;
             let pulse = self.analysts.pulse();
+            metrics().calls_in_flight.set(pulse.in_flight.into());
+            metrics().calls_limit.set(pulse.limit.into());
+            metrics().concurrency.set(pulse.ceiling.into());
             let _ = self.ledger.tell_pulse(&self.config.name, Some(&pulse)).await;
             // Those that wait for their turn or for an answer are not told otherwise.
             if matches!(self.ledger.halted().await, Ok(Some(_))) {
@@ -366,6 +370,11 @@ impl Desk {
 
     async fn tell(&self, delivery: Delivery<Task>, outcome: &Outcome) -> anyhow::Result<()> {
         self.broker.publish_outcome(outcome).await?;
+        match outcome {
+            Outcome::Completed(_) => metrics().product(None),
+            Outcome::Failed(line) => metrics().product(line.class()),
+            Outcome::Rejected(_) => {}
+        }
         crash::point_of(Point::WorkerTold, &delivery.message.id);
         Ok(delivery.ack().await?)
     }

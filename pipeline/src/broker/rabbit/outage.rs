@@ -13,6 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::HEARTBEAT_S;
+use crate::metrics::metrics;
 
 /// By then heartbeats have found every connection that died together with the first.
 const SAME_OUTAGE: Duration = Duration::from_secs(3 * HEARTBEAT_S as u64);
@@ -157,6 +158,7 @@ impl Outages {
         state.outage = None;
         state.last = Some((began, Instant::now()));
         drop(state);
+        metrics().reconnected("rabbitmq");
         let (at, after_seconds) = (&self.at, format_args!("{after_seconds:.1}"));
         if of_queue {
             tracing::info!(at, %after_seconds, "the queue is there again");

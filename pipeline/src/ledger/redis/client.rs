@@ -151,15 +151,19 @@ impl Connection {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let (number, connection) = self.connection().await?;
-        let reply = command(connection).await;
-        if reply.as_ref().is_err_and(|error| matches!(trouble(error), Trouble::Broken)) {
-            let mut slot = self.slot.lock().await;
-            if slot.number == number {
+        loop {
+            let (number, connection) = self.connection().await?;
+            let reply = command(connection).await;
+            if reply.as_ref().is_err_and(|error| matches!(trouble(error), Trouble::Broken)) {
+                let mut slot = self.slot.lock().await;
+                if slot.number != number {
+                    // It was sent before others found out and connected anew: no news of the connection in use.
+                    continue;
+                }
                 slot.connection = None;
             }
+            return reply;
         }
-        reply
     }
 
     /// The connection in use, or a new one. Of many who wait for it one connects, and its failure is everybody's.

@@ -8,6 +8,8 @@ use std::sync::{
 
 use tokio::time::Instant;
 
+use crate::metrics::metrics;
+
 pub(super) struct Outage {
     at: String,
     /// So that nobody takes the lock while all is well.
@@ -59,6 +61,7 @@ impl Outage {
             && let Some(since) = state.since.take()
         {
             self.lasts.store(false, Ordering::Relaxed);
+            metrics().reconnected("redis");
             tracing::info!(at = self.at, after_s = since.elapsed().as_secs(), "Redis is back");
         }
     }
