@@ -264,7 +264,7 @@ pub(crate) struct CheckpointArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProcessArgs {
-    /// Tell Prometheus how it goes, at http://ADDR:PORT/metrics; 127.0.0.1:0 takes a free port and logs which.
+    /// Serve /metrics for Prometheus, and /healthz and /readyz for probes; 127.0.0.1:0 takes a free port and logs which.
     #[arg(long, value_name = "ADDR:PORT", env = "SHELFMILL_LISTEN", help_heading = "Work")]
     pub(crate) listen: Option<std::net::SocketAddr>,
     /// After Ctrl-C or SIGTERM, how long calls in flight may take to finish.

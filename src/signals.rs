@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use shelfmill_pipeline::shutdown::Stopper;
+use shelfmill_pipeline::{health::health, shutdown::Stopper};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::end::INTERRUPTED;
@@ -35,6 +35,7 @@ async fn listen(stopper: Stopper, grace: Duration, mut interrupt: Signal, mut te
         grace_seconds = grace.as_secs(),
         "stopping: calls in flight are finished first; a second signal ends at once"
     );
+    health().stopping();
     stopper.stop();
     tokio::select! {
         () = either(&mut interrupt, &mut terminate) => {}

@@ -15,6 +15,7 @@ mod failover;
 mod file_faults;
 mod fleet;
 mod halts;
+mod health;
 mod images;
 mod leases;
 mod limits;

@@ -1,9 +1,10 @@
 //! What roles tell Prometheus, against what the model and the lines say.
 
-use std::{collections::BTreeMap, io::Read as _, io::Write as _, net::TcpStream};
+use std::collections::BTreeMap;
 
 use crate::support::{
     fleet::{DEADLINE, Fleet, ended},
+    http::{Answer, get},
     process::Running,
     rabbitmq, redis,
     wait::eventually,
@@ -12,18 +13,8 @@ use crate::support::{
 /// By name and labels; what is told must be text that Prometheus can read.
 #[track_caller]
 fn told(process: &Running) -> BTreeMap<String, f64> {
-    let said = eventually(DEADLINE, "the address", || {
-        let said = process.stderr();
-        if said.contains("metrics are told") { Ok(said) } else { Err(said) }
-    });
-    let address =
-        said.split("addr=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an address");
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/openmetrics-text"), "{head}");
+    let Answer { code, head, body } = get(process, "/metrics");
+    assert!(code == 200 && head.contains("application/openmetrics-text"), "{head}");
     assert!(body.ends_with("# EOF\n"), "{body}");
     assert!(!body.contains("sk-canary"), "a key");
     let lines = body.lines().filter(|line| !line.starts_with('#'));

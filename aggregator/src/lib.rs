@@ -12,12 +12,13 @@ use std::{
 use futures_util::FutureExt;
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
+    health::{Role, Silence, health},
     ledger::{Ledger, Progress, Pulse, Vitals},
     message::Outcome,
     metrics::metrics,
     shutdown::Stopper,
 };
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 mod dead;
 mod durable;
@@ -146,10 +147,12 @@ impl Aggregator {
         listener: Listener,
     ) -> anyhow::Result<Option<Self>> {
         let pen = pen_of(&config.host, &folder);
+        health().waits(Role::Aggregator, "the right to write");
         if !take_pen(&pen, ledger.as_ref(), &stopper, &listener).await? {
             folder.close()?;
             return Ok(None);
         }
+        health().waits(Role::Aggregator, "the lines of earlier runs");
         let undertaker = Undertaker::new(config.host.clone());
         let pen = Pen::keep(pen, Arc::clone(&ledger));
         let (writer, told_cost_usd) = match Writer::open(folder, ledger.as_ref(), stopper.clone()).await {
@@ -183,12 +186,14 @@ impl Aggregator {
     /// Writes until the run is complete or the stopper stops it; the summary says which.
     pub async fn run(mut self, broker: &dyn Broker) -> anyhow::Result<Summary> {
         let result = self.write(broker).await;
+        health().ended(Role::Aggregator);
         self.pen.give_back().await;
         result
     }
 
     async fn write(&mut self, broker: &dyn Broker) -> anyhow::Result<Summary> {
         let status = self.work(broker).await?;
+        health().waits(Role::Aggregator, "the last files");
         let mut shortage = Shortage::new(&self.stopper);
         loop {
             match Self::finish(&mut self.writer, self.ledger.as_ref(), status).await {
@@ -217,12 +222,18 @@ impl Aggregator {
             outcomes = broker.outcomes(PREFETCH) => outcomes?,
             () = stopper.stopped() => return Ok(Status::Interrupted),
         };
+        let mut silence = Silence::of(Role::Aggregator);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            health().beat(Role::Aggregator);
+            silence.waits();
             let first = tokio::select! {
                 first = outcomes.next() => match first {
-                    Ok(first) => Some(first),
+                    Ok(first) => {
+                        silence.ends();
+                        Some(first)
+                    }
                     // The other roles of this process have ended, and everything they left is written.
                     Err(BrokerError::Closed) => break,
                     Err(error) => return Err(error.into()),
@@ -239,6 +250,11 @@ impl Aggregator {
                         // What keeps it (a full Redis, an alarm of RabbitMQ) may be freed by the next batch.
                         () = sleep(LOOK_PATIENCE) => {}
                         () = stopper.stopped() => {}
+                    }
+                    if silence.is_to_look()
+                        && let Ok(depths) = timeout(LOOK_PATIENCE, broker.depths()).await
+                    {
+                        silence.looked(depths?.outcomes);
                     }
                     if self.has_come_to_rest(broker, &progress).await? {
                         outcomes.close().await?;

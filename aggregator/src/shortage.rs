@@ -6,10 +6,12 @@
 
 use std::{io, time::Duration};
 
-use shelfmill_pipeline::shutdown::Stopper;
+use shelfmill_pipeline::{health::health, shutdown::Stopper};
 use tokio::time::{Instant, sleep};
 
 const TRY_EVERY: Duration = Duration::from_secs(1);
+/// As probes are told.
+const SPACE: &str = "space on the disk";
 const WAITING: &str = "nothing is lost, and nothing is acknowledged that is not on disk";
 /// What the end of a role says about what it leaves.
 const LEFT: &str = "nothing was acknowledged that is not on disk, so free or mend the disk and start again";
@@ -32,6 +34,7 @@ impl<'s> Shortage<'s> {
         }
         if self.since.is_none() {
             self.since = Some(Instant::now());
+            health().lost(SPACE);
             let reason = format!("{error:#}");
             tracing::warn!(reason, "the disk is full, waiting for space; {WAITING}");
         }
@@ -45,6 +48,7 @@ impl<'s> Shortage<'s> {
     /// It was written.
     pub(crate) fn over(self) {
         if let Some(since) = self.since {
+            health().back(SPACE);
             tracing::warn!(after_s = since.elapsed().as_secs(), "there is space on the disk again, going on");
         }
     }

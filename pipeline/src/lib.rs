@@ -10,6 +10,7 @@ pub mod broker;
 pub mod changes;
 pub mod crash;
 pub mod failure;
+pub mod health;
 pub mod identity;
 pub mod job;
 pub mod ledger;

@@ -21,6 +21,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError},
     crash::{self, Point},
+    health::{Role, health},
     identity::IdHash,
     ledger::{Admission, Halt, Ledger},
     message::{Outcome, Rejects, Task},
@@ -117,6 +118,7 @@ pub async fn run(
         let options = config.input.clone();
         tokio::task::spawn_blocking(move || input::open(&options)).await??
     };
+    health().waits(Role::Producer, "its turn to read");
     let Some(scan) = take_turn(&config.name, ledger.as_ref(), &stopper).await? else {
         return Ok(ScanReport::default());
     };
@@ -148,6 +150,7 @@ pub async fn run(
         },
         () = stopper.stopped() => Ok(()),
     };
+    health().ended(Role::Producer);
     let report = ScanReport { halted, ..scanner.report.clone() };
     drop(scanner);
     done.store(true, Ordering::Relaxed);
@@ -278,7 +281,11 @@ impl Scanner<'_> {
         &mut self,
         mut batches: mpsc::Receiver<Result<Option<Batch>, InputError>>,
     ) -> anyhow::Result<()> {
-        while let Some(batch) = batches.recv().await.context("reading the input ended abnormally")?? {
+        loop {
+            health().rests(Role::Producer);
+            let batch = batches.recv().await.context("reading the input ended abnormally")??;
+            health().beat(Role::Producer);
+            let Some(batch) = batch else { break };
             self.take(batch).await?;
         }
         self.send_rejects(0).await?;
@@ -365,6 +372,7 @@ impl Scanner<'_> {
         if let Some((size_bytes, result)) = self.in_flight.next().await {
             self.in_flight_bytes -= size_bytes;
             result.context("publishing a task")?;
+            health().beat(Role::Producer);
             crash::point(Point::ProducerPublished);
         }
         Ok(())
@@ -383,6 +391,7 @@ impl Scanner<'_> {
             self.confirm_one().await?;
         }
         while self.broker.depths().await?.tasks >= max_backlog {
+            health().beat(Role::Producer);
             tokio::time::sleep(BACKLOG_POLL).await;
         }
         Ok(())

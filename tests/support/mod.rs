@@ -10,6 +10,7 @@ pub(crate) mod catalog;
 pub(crate) mod checker;
 pub(crate) mod fleet;
 pub(crate) mod group;
+pub(crate) mod http;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod proxy;

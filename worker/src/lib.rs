@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
+    health::{Role, Silence, health},
     job::Job,
     ledger::{Halt, Ledger, LedgerError},
     message::Task,
@@ -17,6 +18,7 @@ use shelfmill_pipeline::{
 use tokio::{
     sync::Semaphore,
     task::{JoinError, JoinSet},
+    time::timeout,
 };
 
 mod analysis;
@@ -82,10 +84,24 @@ pub const MAX_CONCURRENCY: u32 = 50_000;
 const JOB_POLL: Duration = Duration::from_secs(1);
 /// How often a worker that ends with the run asks whether it has ended.
 const DONE_POLL: Duration = Duration::from_millis(500);
+/// How long a look at the queue may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Works until the stopper stops it (or the run is done, where the configuration says so). Returns an error
 /// when something is wrong that time does not heal.
 pub async fn run(
+    config: WorkerConfig,
+    broker: Arc<dyn Broker>,
+    ledger: Arc<dyn Ledger>,
+    stopper: Stopper,
+) -> anyhow::Result<Ended> {
+    health().waits(Role::Worker, "the run's job");
+    let result = work_sessions(config, broker, ledger, stopper).await;
+    health().ended(Role::Worker);
+    result
+}
+
+async fn work_sessions(
     config: WorkerConfig,
     broker: Arc<dyn Broker>,
     ledger: Arc<dyn Ledger>,
@@ -97,6 +113,7 @@ pub async fn run(
                 return Ok(Ended::Halted(halt));
             }
             tracing::warn!(reason = %halt, "the run has paused; this worker waits until it goes on");
+            health().waits(Role::Worker, "the run, which has paused,");
             until_it_goes_on(ledger.as_ref(), &stopper).await?;
         }
         // With an end of its own: a pause of the run ends what this worker does, and not the worker.
@@ -150,6 +167,7 @@ async fn work_session(
         tasks = desk.broker().tasks(prefetch) => tasks?,
         () = stopper.stopped() => return Ok(false),
     };
+    health().beat(Role::Worker);
     let upkeep = tokio::spawn({
         let desk = Arc::clone(&desk);
         async move { desk.upkeep().await }
@@ -192,6 +210,7 @@ async fn work(
 ) -> anyhow::Result<()> {
     let places = Arc::new(Semaphore::new(concurrency));
     let mut running = JoinSet::new();
+    let mut silence = Silence::of(Role::Worker);
     let mut result = Ok(());
     loop {
         // The place first: a task that is fetched can be begun.
@@ -199,8 +218,10 @@ async fn work(
             place = Arc::clone(&places).acquire_owned() => place?,
             () = stopper.stopped() => break,
         };
-        match next_task(desk, tasks, &mut running, until_done, stopper).await {
+        silence.waits();
+        match next_task(desk, tasks, &mut running, &mut silence, until_done, stopper).await {
             Ok(Some(delivery)) => {
+                silence.ends();
                 let desk = Arc::clone(desk);
                 running.spawn(async move {
                     let _place = place;
@@ -225,6 +246,7 @@ async fn next_task(
     desk: &Desk,
     tasks: &mut dyn Consumer<Task>,
     running: &mut JoinSet<anyhow::Result<()>>,
+    silence: &mut Silence,
     until_done: bool,
     stopper: &Stopper,
 ) -> anyhow::Result<Option<Delivery<Task>>> {
@@ -237,8 +259,13 @@ async fn next_task(
             () = stopper.stopped() => return Ok(None),
             Some(ended) = running.join_next() => check(ended)?,
             delivery = &mut next => return Ok(Some(delivery?)),
-            _ = poll.tick(), if until_done => {
-                if running.is_empty() && desk.run_is_done().await? {
+            _ = poll.tick() => {
+                if silence.is_to_look()
+                    && let Ok(depths) = timeout(LOOK_PATIENCE, desk.broker().depths()).await
+                {
+                    silence.looked(depths?.tasks);
+                }
+                if until_done && running.is_empty() && desk.run_is_done().await? {
                     return Ok(None);
                 }
             }

@@ -26,6 +26,7 @@ use std::{
 use shelfmill_pipeline::{
     broker::{Broker, Delivery},
     crash::{self, Point},
+    health::{Role, health},
     identity::IdHash,
     job::Job,
     ledger::{Claim, Halt, Kept, Ledger},
@@ -127,6 +128,7 @@ impl Desk {
         let mut every = tokio::time::interval(RENEW_EVERY);
         loop {
             every.tick().await;
+            health().beat(Role::Worker);
             let held = self.leases.all();
             if !held.is_empty()
                 && let Err(error) = self.ledger.renew(&held, LEASE).await

@@ -13,10 +13,13 @@ use std::{
 use tokio::time::Instant;
 
 use super::HEARTBEAT_S;
-use crate::metrics::metrics;
+use crate::{health::health, metrics::metrics};
 
 /// By then heartbeats have found every connection that died together with the first.
 const SAME_OUTAGE: Duration = Duration::from_secs(3 * HEARTBEAT_S as u64);
+
+/// As probes are told.
+const RABBITMQ: &str = "RabbitMQ";
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +112,7 @@ impl Outages {
         let silence_told = matches!(loss, Loss::Silence(_));
         state.outage = Some(Outage { began: now, of_queue, missed: vec![purpose], silence_told });
         let was_there = state.is_known;
+        health().lost(RABBITMQ);
         drop(state);
         let at = &self.at;
         match loss {
@@ -158,6 +162,7 @@ impl Outages {
         state.outage = None;
         state.last = Some((began, Instant::now()));
         drop(state);
+        health().back(RABBITMQ);
         metrics().reconnected("rabbitmq");
         let (at, after_seconds) = (&self.at, format_args!("{after_seconds:.1}"));
         if of_queue {

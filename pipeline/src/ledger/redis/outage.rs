@@ -8,7 +8,7 @@ use std::sync::{
 
 use tokio::time::Instant;
 
-use crate::metrics::metrics;
+use crate::{health::health, metrics::metrics};
 
 pub(super) struct Outage {
     at: String,
@@ -25,6 +25,8 @@ struct State {
     waiting: usize,
 }
 
+/// As probes are told.
+const REDIS: &str = "Redis";
 const UNREACHED: &str = "cannot reach Redis, trying again until it is there";
 const LOST: &str = "lost Redis, waiting until it can be used again; nothing is lost";
 
@@ -43,6 +45,7 @@ impl Outage {
         if state.since.is_none() {
             state.since = Some(Instant::now());
             self.lasts.store(true, Ordering::Relaxed);
+            health().lost(REDIS);
             let what = if self.is_known.load(Ordering::Relaxed) { LOST } else { UNREACHED };
             tracing::warn!(at = self.at, reason, "{what}");
         }
@@ -61,6 +64,7 @@ impl Outage {
             && let Some(since) = state.since.take()
         {
             self.lasts.store(false, Ordering::Relaxed);
+            health().back(REDIS);
             metrics().reconnected("redis");
             tracing::info!(at = self.at, after_s = since.elapsed().as_secs(), "Redis is back");
         }
