@@ -19,6 +19,7 @@ mod signals;
 mod simulate;
 mod status;
 mod telemetry;
+mod traces;
 
 use cli::{Cli, Command};
 
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
     let screen = telemetry::start(&command, &output);
     // One TLS implementation for model, broker and ledger; it is there before any of them is used.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let traces = match traces::start(role(&command)) {
+        Ok(traces) => traces,
+        Err(error) => return end::failed(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return end::failed(&anyhow::Error::new(error).context("cannot start")),
@@ -44,8 +49,20 @@ fn main() -> ExitCode {
         }
     });
     screen.finish();
+    traces.finish();
     // Reads of standard input cannot be cancelled: do not wait for them.
     runtime.shutdown_background();
     let code = ended.unwrap_or_else(|error| end::failed(&error));
     if signals::forced() { ExitCode::from(end::INTERRUPTED) } else { code }
+}
+
+/// As traces name it.
+const fn role(command: &Command) -> &'static str {
+    match command {
+        Command::Run(_) => "run",
+        Command::Producer(_) => "producer",
+        Command::Worker(_) => "worker",
+        Command::Aggregator(_) => "aggregator",
+        Command::Progress(_) | Command::Requeue(_) | Command::Check(_) | Command::Simulate(_) => "command",
+    }
 }

@@ -34,3 +34,4 @@ mod servers;
 mod shutdown;
 mod storm;
 mod support;
+mod traces;

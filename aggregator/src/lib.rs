@@ -17,6 +17,7 @@ use shelfmill_pipeline::{
     message::Outcome,
     metrics::metrics,
     shutdown::Stopper,
+    trace::Span,
 };
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
@@ -330,8 +331,10 @@ impl Aggregator {
         outcomes: &mut dyn Consumer<Outcome>,
     ) -> anyhow::Result<()> {
         let batch = collect(first, outcomes, self.config.checkpoint_every).await?;
+        let spans: Vec<_> = batch.iter().map(span_of).collect();
         let failing = &mut self.failing;
         let written = self.writer.write(batch, self.ledger.as_ref(), &mut |line| failing.add(line)).await?;
+        drop(spans);
         self.halted = self.halted.map(|_| Instant::now());
         self.cost_usd = self.cost_usd.zip(written.cost_usd).map(|(sum, cost)| sum + cost);
         self.rate.add(written.completed + written.failed);
@@ -388,6 +391,14 @@ impl Aggregator {
             _ => false,
         };
         Ok(progress)
+    }
+}
+
+fn span_of(delivery: &Delivery<Outcome>) -> Option<Span> {
+    match &delivery.message {
+        Outcome::Completed(line) => Some(Span::record(line.id(), &delivery.trace)),
+        Outcome::Failed(line) => Some(Span::record(line.id(), &delivery.trace)),
+        Outcome::Rejected(_) => None,
     }
 }
 

@@ -21,3 +21,4 @@ pub mod record;
 mod server_url;
 pub mod shutdown;
 pub mod signature;
+pub mod trace;

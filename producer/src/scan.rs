@@ -28,6 +28,7 @@ use shelfmill_pipeline::{
     metrics::metrics,
     record::RejectLine,
     shutdown::Stopper,
+    trace::Span,
 };
 use tokio::sync::mpsc;
 
@@ -364,7 +365,10 @@ impl Scanner<'_> {
         }
         self.in_flight_bytes += size_bytes;
         let broker = self.broker;
-        self.in_flight.push(Box::pin(async move { (size_bytes, broker.publish_task(&task).await) }));
+        self.in_flight.push(Box::pin(async move {
+            let span = Span::publish(&task.id);
+            (size_bytes, span.scope(broker.publish_task(&task)).await)
+        }));
         Ok(())
     }
 

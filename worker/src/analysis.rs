@@ -19,6 +19,7 @@ use shelfmill_pipeline::{
     record::Failure,
     shutdown::Stopper,
     signature::{AnsweredBy, Signature},
+    trace::Span,
 };
 use tokio::{sync::Semaphore, time::Instant};
 
@@ -59,6 +60,24 @@ pub(crate) enum Verdict {
     Lost,
     /// The run is to pause, or has paused already; the task is to come again.
     Halted(Option<Halt>),
+}
+
+impl Verdict {
+    pub(crate) fn tell(&self, span: &Span) {
+        const OUTCOME: &str = "shelfmill.outcome";
+        match self {
+            Self::Outcome(Outcome::Failed(line)) => {
+                span.set(OUTCOME, "failed");
+                if let Some(class) = line.class() {
+                    span.fail(class);
+                }
+            }
+            Self::Outcome(_) => span.set(OUTCOME, "completed"),
+            Self::Later(_) => span.set(OUTCOME, "later"),
+            Self::Lost => span.set(OUTCOME, "lost"),
+            Self::Halted(_) => span.set(OUTCOME, "paused"),
+        }
+    }
 }
 
 /// What a call taught of the way it took.

@@ -11,6 +11,7 @@ use shelfmill_pipeline::{
     metrics::metrics,
     money::Money,
     shutdown::Stopper,
+    trace::Span,
 };
 use tokio::time::Instant;
 
@@ -260,7 +261,8 @@ impl Analyst {
         let Question { route, request, .. } = question;
         let started = Instant::now();
         let way = (&route.server.endpoint, &route.key);
-        let reply = model.call(way, request, id, number, self.job().timeout()).await;
+        let span = Span::call();
+        let reply = span.scope(model.call(way, request, id, number, self.job().timeout())).await;
         let latency = started.elapsed();
         route.lane.told(&reply.hints, question.tokens());
         let mut bill = Spent::default();
@@ -268,6 +270,12 @@ impl Analyst {
         learn(route, &answer);
         let failed = answer.as_ref().err().map(|failure| failure.class);
         metrics().call(&self.endpoint_name(route).unwrap_or_default(), failed, latency);
+        span.set("gen_ai.request.model", route.server.at().model.clone());
+        span.set("gen_ai.usage.input_tokens", i64::try_from(bill.prompt_tokens).unwrap_or(i64::MAX));
+        span.set("gen_ai.usage.output_tokens", i64::try_from(bill.completion_tokens).unwrap_or(i64::MAX));
+        if let Some(class) = failed {
+            span.fail(class);
+        }
         metrics().billed(bill.prompt_tokens, bill.completion_tokens, bill.cost_nano_usd);
         if answer.is_ok() {
             route.server.latencies.record(latency);

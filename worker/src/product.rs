@@ -34,6 +34,7 @@ use shelfmill_pipeline::{
     metrics::metrics,
     money::Money,
     shutdown::Stopper,
+    trace::Span,
 };
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 
@@ -191,7 +192,12 @@ impl Desk {
         self.analysts.follow_dialects(self.ledger.as_ref()).await;
     }
 
-    pub(crate) async fn process(&self, mut delivery: Delivery<Task>) -> anyhow::Result<()> {
+    pub(crate) async fn process(&self, delivery: Delivery<Task>) -> anyhow::Result<()> {
+        let span = Span::process(&delivery.message.id, &delivery.trace);
+        span.scope(self.see_to_outcome(delivery, &span)).await
+    }
+
+    async fn see_to_outcome(&self, mut delivery: Delivery<Task>, span: &Span) -> anyhow::Result<()> {
         let product = delivery.message.hash();
         let token = format!("{}#{}", self.config.name, CLAIMS.fetch_add(1, Ordering::Relaxed));
 
@@ -234,6 +240,7 @@ impl Desk {
         };
         drop(company);
         let cost = account.unknown_to_ledger(&delivery.message);
+        verdict.tell(span);
         match verdict {
             Verdict::Outcome(outcome) => {
                 // 3.

@@ -16,20 +16,26 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Broker, BrokerError, Consumer, DeadLetter, DeadLetters, Delivery, Depths, Receipt};
-use crate::message::{Outcome, Task};
+use crate::{
+    message::{Outcome, Task},
+    trace::Parent,
+};
 
 struct Queued {
     task: Task,
+    trace: Parent,
     place: OwnedSemaphorePermit,
 }
+
+type Told = (Outcome, Parent);
 
 /// Both queues of a run, in memory. Consumed by one worker and one aggregator.
 pub struct MemoryBroker {
     places: Arc<Semaphore>,
     tasks: mpsc::UnboundedSender<Queued>,
     task_source: Mutex<Option<mpsc::UnboundedReceiver<Queued>>>,
-    outcomes: std::sync::Mutex<Option<mpsc::Sender<Outcome>>>,
-    outcome_source: Mutex<Option<mpsc::Receiver<Outcome>>>,
+    outcomes: std::sync::Mutex<Option<mpsc::Sender<Told>>>,
+    outcome_source: Mutex<Option<mpsc::Receiver<Told>>>,
     counts: Arc<Counts>,
 }
 
@@ -61,7 +67,7 @@ impl MemoryBroker {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn outcome_sender(&self) -> Result<mpsc::Sender<Outcome>, BrokerError> {
+    fn outcome_sender(&self) -> Result<mpsc::Sender<Told>, BrokerError> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(BrokerError::Closed)
     }
 }
@@ -71,11 +77,14 @@ impl Broker for MemoryBroker {
     async fn publish_task(&self, task: &Task) -> Result<(), BrokerError> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| BrokerError::Closed)?;
         self.counts.ready.fetch_add(1, Ordering::Relaxed);
-        self.tasks.send(Queued { task: task.clone(), place }).map_err(|_| BrokerError::Closed)
+        self.tasks
+            .send(Queued { task: task.clone(), trace: Parent::current(), place })
+            .map_err(|_| BrokerError::Closed)
     }
 
     async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError> {
-        self.outcome_sender()?.send(outcome.clone()).await.map_err(|_| BrokerError::Closed)
+        let told = (outcome.clone(), Parent::current());
+        self.outcome_sender()?.send(told).await.map_err(|_| BrokerError::Closed)
     }
 
     async fn tasks(&self, _prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
@@ -123,10 +132,10 @@ struct Tasks {
 #[async_trait]
 impl Consumer<Task> for Tasks {
     async fn next(&mut self) -> Result<Delivery<Task>, BrokerError> {
-        let Queued { task, place } = self.source.recv().await.ok_or(BrokerError::Closed)?;
+        let Queued { task, trace, place } = self.source.recv().await.ok_or(BrokerError::Closed)?;
         self.counts.ready.fetch_sub(1, Ordering::Relaxed);
         let receipt = TaskReceipt { place, sender: self.sender.clone(), counts: Arc::clone(&self.counts) };
-        Ok(Delivery::new(task, receipt))
+        Ok(Delivery::new(task, trace, receipt))
     }
 
     async fn close(&mut self) -> Result<(), BrokerError> {
@@ -151,13 +160,14 @@ impl Receipt for TaskReceipt {
     async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError> {
         let Self { place, sender, counts } = *self;
         counts.waiting.fetch_add(1, Ordering::Relaxed);
+        let trace = Parent::current();
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             counts.waiting.fetch_sub(1, Ordering::Relaxed);
             if let Some(sender) = sender.upgrade() {
                 counts.ready.fetch_add(1, Ordering::Relaxed);
                 // Fails only when the worker is gone, and then the next start reads the input again.
-                let _ = sender.send(Queued { task, place });
+                let _ = sender.send(Queued { task, trace, place });
             }
         });
         Ok(())
@@ -165,14 +175,14 @@ impl Receipt for TaskReceipt {
 }
 
 struct Outcomes {
-    source: mpsc::Receiver<Outcome>,
+    source: mpsc::Receiver<Told>,
 }
 
 #[async_trait]
 impl Consumer<Outcome> for Outcomes {
     async fn next(&mut self) -> Result<Delivery<Outcome>, BrokerError> {
-        let outcome = self.source.recv().await.ok_or(BrokerError::Closed)?;
-        Ok(Delivery::new(outcome, OutcomeReceipt))
+        let (outcome, trace) = self.source.recv().await.ok_or(BrokerError::Closed)?;
+        Ok(Delivery::new(outcome, trace, OutcomeReceipt))
     }
 
     async fn close(&mut self) -> Result<(), BrokerError> {

@@ -14,7 +14,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::message::{Outcome, Task};
+use crate::{
+    message::{Outcome, Task},
+    trace::Parent,
+};
 
 mod memory;
 mod rabbit;
@@ -172,6 +175,8 @@ pub trait Consumer<M>: Send {
 pub struct Delivery<M> {
     /// What came.
     pub message: M,
+    /// The span that published it.
+    pub trace: Parent,
     receipt: Box<dyn Receipt>,
 }
 
@@ -186,8 +191,8 @@ pub(crate) trait Receipt: Send {
 }
 
 impl<M> Delivery<M> {
-    pub(crate) fn new(message: M, receipt: impl Receipt + 'static) -> Self {
-        Self { message, receipt: Box::new(receipt) }
+    pub(crate) fn new(message: M, trace: Parent, receipt: impl Receipt + 'static) -> Self {
+        Self { message, trace, receipt: Box::new(receipt) }
     }
 
     /// The message is done with.

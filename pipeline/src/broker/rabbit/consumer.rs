@@ -8,7 +8,7 @@ use lapin::{
     Acker,
     message::Delivery as LapinDelivery,
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -23,6 +23,7 @@ use crate::{
     broker::{BrokerError, Consumer, Delivery, Receipt},
     crash::{self, Point},
     message::{DecodeError, Outcome, Task},
+    trace::{self, Parent},
 };
 
 const MAX_REASON_BYTES: usize = 1024;
@@ -68,7 +69,7 @@ impl Wire for Outcome {
     }
 }
 /// A message with its receipt, on its way from the connection to whoever asks for the next one.
-type Fetched<M> = (M, RabbitReceipt);
+type Fetched<M> = (M, Parent, RabbitReceipt);
 
 /// The connection is kept by a task of its own, so that giving up waiting for a message never interrupts the
 /// making of a connection.
@@ -154,7 +155,9 @@ impl Shared {
                     match M::decode(&found.data) {
                         Ok(message) => {
                             let (shared, link) = (Arc::clone(self), Arc::clone(&live.0));
-                            place.send(Ok((message, RabbitReceipt { shared, link, acker: found.acker })));
+                            let trace = parent(&found);
+                            let receipt = RabbitReceipt { shared, link, acker: found.acker };
+                            place.send(Ok((message, trace, receipt)));
                         }
                         Err(error) => {
                             let (shared, queue) = (Arc::clone(self), queue.to_owned());
@@ -221,8 +224,8 @@ async fn subscribe_once(link: &Link, queue: &str, prefetch: u16) -> lapin::Resul
 #[async_trait]
 impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
     async fn next(&mut self) -> Result<Delivery<M>, BrokerError> {
-        let (message, receipt) = self.fetched.recv().await.ok_or(BrokerError::Closed)??;
-        Ok(Delivery::new(message, receipt))
+        let (message, trace, receipt) = self.fetched.recv().await.ok_or(BrokerError::Closed)??;
+        Ok(Delivery::new(message, trace, receipt))
     }
 
     async fn close(&mut self) -> Result<(), BrokerError> {
@@ -252,8 +255,8 @@ impl<M: Wire> RabbitConsumer<M> {
         };
         self.fetched.close();
         while let Ok(fetched) = self.fetched.try_recv() {
-            let (message, RabbitReceipt { link, acker, .. }) = fetched?;
-            unbegun.push(Unbegun { link, body: message.encode(), acker });
+            let (message, trace, RabbitReceipt { link, acker, .. }) = fetched?;
+            unbegun.push(Unbegun { link, body: message.encode(), trace, acker });
         }
         let given_back = unbegun.iter().map(|message| message.give_back(&self.shared, &self.queue));
         try_join_all(given_back).await.map(drop)
@@ -264,6 +267,7 @@ impl<M: Wire> RabbitConsumer<M> {
 struct Unbegun {
     link: Arc<Link>,
     body: Vec<u8>,
+    trace: Parent,
     acker: Acker,
 }
 
@@ -272,7 +276,7 @@ impl Unbegun {
     /// over, there is nothing to do: RabbitMQ delivers it again.
     async fn give_back(&self, shared: &Shared, queue: &str) -> Result<(), BrokerError> {
         let published = tokio::select! {
-            published = shared.publish(queue, &self.body, None) => published,
+            published = self.trace.scope(shared.publish(queue, &self.body, None)) => published,
             () = self.link.gone() => return Ok(()),
         };
         match published {
@@ -294,10 +298,22 @@ async fn unsubscribe(link: Arc<Link>, mut stream: lapin::Consumer) -> Vec<Unbegu
     };
     if cancelled {
         while let Some(Ok(found)) = stream.next().await {
-            unbegun.push(Unbegun { link: Arc::clone(&link), body: found.data, acker: found.acker });
+            let trace = parent(&found);
+            unbegun.push(Unbegun { link: Arc::clone(&link), body: found.data, trace, acker: found.acker });
         }
     }
     unbegun
+}
+
+/// The span that published it, where it tells of one.
+fn parent(found: &LapinDelivery) -> Parent {
+    let headers = found.properties.headers().as_ref();
+    match headers.and_then(|headers| headers.inner().get(trace::HEADER)) {
+        Some(AMQPValue::LongString(header)) => {
+            std::str::from_utf8(header.as_bytes()).map_or_else(|_| Parent::default(), Parent::read)
+        }
+        _ => Parent::default(),
+    }
 }
 
 struct RabbitReceipt {

@@ -15,7 +15,10 @@ use super::{
     declare::{is_not_found, queue_trouble},
     outage::{Loss, Purpose},
 };
-use crate::broker::{BrokerError, Depths};
+use crate::{
+    broker::{BrokerError, Depths},
+    trace::{self, Parent},
+};
 
 /// Every wait for RabbitMQ has an end: a connection that died at the wrong moment may never answer. Only where
 /// RabbitMQ has said that it takes nothing for now is it waited for, since a new connection would fare no better.
@@ -193,10 +196,15 @@ async fn publish_once(
 ) -> lapin::Result<Confirmation> {
     const PERSISTENT: u8 = 2;
     let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
+    let mut headers = FieldTable::default();
+    if let Some(header) = Parent::current().header() {
+        headers.insert(trace::HEADER.into(), AMQPValue::LongString(header.into()));
+    }
     if let Some(Epitaph { reason, queue }) = epitaph {
-        let mut headers = FieldTable::default();
         headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
         headers.insert(QUEUE_HEADER.into(), AMQPValue::LongString(queue.into()));
+    }
+    if !headers.inner().is_empty() {
         properties = properties.with_headers(headers);
     }
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
