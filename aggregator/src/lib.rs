@@ -2,7 +2,8 @@
 //!
 //! There is one writer, three times over: the folder's lock within a machine, the ledger's pen among machines,
 //! and a single active consumer on the queue. Batches make the fsyncs bearable: one is written when it has
-//! `checkpoint_every` outcomes or is 50 ms old, and takes whatever else has arrived by then.
+//! `checkpoint_every` outcomes or is 50 ms old, and takes whatever else has arrived by then; where outcomes come faster than
+//! 5 ms apart it takes those of 5 ms, so that an fsync and the ledger's answer are shared by many.
 
 use std::{
     sync::Arc,
@@ -56,10 +57,12 @@ use rate::Rate;
 use shortage::Shortage;
 use standstill::Standstill;
 use watch::Watch;
-use writer::Writer;
+use writer::{Writer, Written};
 
 /// The oldest an outcome gets before it is written.
 const BATCH_AGE: Duration = Duration::from_millis(50);
+/// Batches are no closer than this.
+const BATCH_EVERY: Duration = Duration::from_millis(5);
 /// What one batch takes at most.
 const BATCH_OUTCOMES: usize = 512;
 /// Outcomes fetched and not settled.
@@ -132,6 +135,9 @@ pub struct Aggregator {
     failing: Failing,
     abort_failure_rate: Option<f64>,
     pulse: Option<Pulse>,
+    next_batch: Instant,
+    /// How far the run is, and when the ledger was asked.
+    known: Option<(Instant, Progress)>,
     /// Since when nothing has changed in a run that has paused by itself.
     halted: Option<Instant>,
     is_complete: bool,
@@ -179,6 +185,8 @@ impl Aggregator {
             failing: Failing::default(),
             abort_failure_rate: None,
             pulse: None,
+            next_batch: Instant::now(),
+            known: None,
             halted: None,
             is_complete: false,
         }))
@@ -330,7 +338,8 @@ impl Aggregator {
         first: Delivery<Outcome>,
         outcomes: &mut dyn Consumer<Outcome>,
     ) -> anyhow::Result<()> {
-        let batch = collect(first, outcomes, self.config.checkpoint_every).await?;
+        let batch = collect(first, outcomes, self.config.checkpoint_every, self.next_batch).await?;
+        self.next_batch = Instant::now() + BATCH_EVERY;
         let spans: Vec<_> = batch.iter().map(span_of).collect();
         let failing = &mut self.failing;
         let written = self.writer.write(batch, self.ledger.as_ref(), &mut |line| failing.add(line)).await?;
@@ -342,12 +351,31 @@ impl Aggregator {
         if let Some(halt) = self.abort_failure_rate.and_then(|rate| self.failing.halt(rate)) {
             self.ledger.halt(&halt).await?;
         }
-        let progress = Box::new(self.progress().await?);
+        let progress = Box::new(self.progress_with(&written).await?);
         (self.listener)(match written.completed + written.failed {
             0 => Event::Progress { progress },
             _ => Event::Checkpoint { progress },
         });
         Ok(())
+    }
+
+    /// How far the run is after a batch. The ledger is asked a few times a second, and when this may have been the last one.
+    async fn progress_with(&mut self, written: &Written) -> anyhow::Result<Progress> {
+        if let Some((asked, known)) = &mut self.known
+            && asked.elapsed() < TICK
+        {
+            known.completed += written.completed;
+            known.failed += written.failed;
+            if let Some(scan) = &mut known.scan {
+                scan.completed += written.completed;
+                scan.failed += written.failed;
+            }
+            let (completed, failed) = known.done();
+            if known.total().is_none_or(|total| completed + failed < total) {
+                return Ok(known.clone());
+            }
+        }
+        self.progress().await
     }
 
     /// How far the run is, also while nothing comes.
@@ -390,6 +418,7 @@ impl Aggregator {
             }
             _ => false,
         };
+        self.known = Some((Instant::now(), progress.clone()));
         Ok(progress)
     }
 }
@@ -402,17 +431,23 @@ fn span_of(delivery: &Delivery<Outcome>) -> Option<Span> {
     }
 }
 
-/// A batch: at least the first, at most [`BATCH_OUTCOMES`], no older than [`BATCH_AGE`].
+/// A batch: at least the first, at most [`BATCH_OUTCOMES`], no older than [`BATCH_AGE`], and not whole before `not_before`.
 async fn collect(
     first: Delivery<Outcome>,
     outcomes: &mut dyn Consumer<Outcome>,
     checkpoint_every: usize,
+    not_before: Instant,
 ) -> anyhow::Result<Vec<Delivery<Outcome>>> {
     let deadline = tokio::time::Instant::now() + BATCH_AGE;
     let mut batch = vec![first];
     while batch.len() < BATCH_OUTCOMES {
         let next = if batch.len() < checkpoint_every {
             timeout_at(deadline, outcomes.next()).await.ok()
+        } else if Instant::now() < not_before {
+            match timeout_at(not_before.into(), outcomes.next()).await {
+                Ok(next) => Some(next),
+                Err(_) => continue,
+            }
         } else {
             outcomes.next().now_or_never()
         };

@@ -5,7 +5,6 @@
 use std::collections::HashSet;
 
 use anyhow::Context as _;
-use futures_util::future::try_join_all;
 use shelfmill_pipeline::{
     broker::Delivery,
     crash::{self, Point},
@@ -132,8 +131,7 @@ impl Writer {
             }
         }
         crash::point(Point::AggregatorRecorded);
-        // All at once, so that they leave in few packets.
-        try_join_all(batch.into_iter().map(Delivery::ack)).await?;
+        Delivery::ack_all(batch).await?;
         crash::point(Point::AggregatorAcked);
         Ok(written)
     }

@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 
 use crate::{
     message::{Outcome, Task},
@@ -188,11 +189,29 @@ pub(crate) trait Receipt: Send {
     async fn ack(self: Box<Self>) -> Result<(), BrokerError>;
     /// Makes the task safe for delivery after about `delay`, then acknowledges.
     async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError>;
+    /// Like [`ack`](Self::ack) of this one and of these, which came before it; in one word where the broker has one for that.
+    async fn ack_with(self: Box<Self>, earlier: Vec<Box<dyn Receipt>>) -> Result<(), BrokerError> {
+        try_join_all(earlier.into_iter().map(Receipt::ack)).await?;
+        self.ack().await
+    }
+    /// Which connection it came on, and its number there.
+    fn place(&self) -> Option<(usize, u64)> {
+        None
+    }
 }
 
 impl<M> Delivery<M> {
     pub(crate) fn new(message: M, trace: Parent, receipt: impl Receipt + 'static) -> Self {
         Self { message, trace, receipt: Box::new(receipt) }
+    }
+
+    /// All of these are done with, in the order they came in.
+    pub async fn ack_all(deliveries: Vec<Self>) -> Result<(), BrokerError> {
+        let mut receipts: Vec<_> = deliveries.into_iter().map(|delivery| delivery.receipt).collect();
+        match receipts.pop() {
+            Some(last) => last.ack_with(receipts).await,
+            None => Ok(()),
+        }
     }
 
     /// The message is done with.

@@ -1,6 +1,10 @@
 //! Making a connection, and waiting until one can be made.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::StreamExt;
@@ -9,6 +13,7 @@ use lapin::{
     options::ConfirmSelectOptions,
     protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
     tcp::OwnedTLSConfig,
+    types::DeliveryTag,
     uri::AMQPUri,
 };
 use tokio::{
@@ -51,6 +56,8 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     socket: Socket,
     pub(super) opened: Instant,
+    /// Deliveries that were taken from it and not settled.
+    unsettled: std::sync::Mutex<BTreeSet<DeliveryTag>>,
 }
 
 impl Link {
@@ -61,6 +68,24 @@ impl Link {
     /// RabbitMQ has said that it takes nothing on this connection, and will say when it does again.
     pub(super) fn is_blocked(&self) -> bool {
         self.is_alive() && self.connection.status().blocked()
+    }
+
+    pub(super) fn taken(&self, tag: DeliveryTag) {
+        self.unsettled().insert(tag);
+    }
+
+    /// These are to be settled: whether there is no other at or before `last`.
+    pub(super) fn settles(&self, tags: &[DeliveryTag], last: DeliveryTag) -> bool {
+        let mut unsettled = self.unsettled();
+        for tag in tags {
+            unsettled.remove(tag);
+        }
+        unsettled.remove(&last);
+        tags.iter().all(|tag| *tag < last) && unsettled.first().is_none_or(|first| *first > last)
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<DeliveryTag>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves when the connection is lost.
@@ -125,7 +150,13 @@ impl Shared {
             tokio::spawn(tell_when_blocked(self.at.clone(), connection.events_listener()));
         }
         socket.is_connected();
-        Ok(Link { channel, connection, socket, opened: Instant::now() })
+        Ok(Link {
+            channel,
+            connection,
+            socket,
+            opened: Instant::now(),
+            unsettled: std::sync::Mutex::default(),
+        })
     }
 
     fn connect_trouble(&self, error: lapin::Error) -> Trouble {

@@ -8,7 +8,7 @@ use lapin::{
     Acker,
     message::Delivery as LapinDelivery,
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{AMQPValue, FieldTable},
+    types::{AMQPValue, DeliveryTag, FieldTable},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -152,16 +152,23 @@ impl Shared {
             };
             let loss = match next {
                 Some(Ok(found)) => {
+                    live.0.taken(found.delivery_tag);
                     match M::decode(&found.data) {
                         Ok(message) => {
                             let (shared, link) = (Arc::clone(self), Arc::clone(&live.0));
                             let trace = parent(&found);
-                            let receipt = RabbitReceipt { shared, link, acker: found.acker };
+                            let receipt =
+                                RabbitReceipt { shared, link, tag: found.delivery_tag, acker: found.acker };
                             place.send(Ok((message, trace, receipt)));
                         }
                         Err(error) => {
-                            let (shared, queue) = (Arc::clone(self), queue.to_owned());
-                            burials.spawn(async move { shared.dead_letter(&queue, &found, &error).await });
+                            let (shared, link) = (Arc::clone(self), Arc::clone(&live.0));
+                            let queue = queue.to_owned();
+                            burials.spawn(async move {
+                                shared.dead_letter(&queue, &found, &error).await?;
+                                link.settles(&[], found.delivery_tag);
+                                Ok(())
+                            });
                         }
                     }
                     continue;
@@ -316,14 +323,25 @@ fn parent(found: &LapinDelivery) -> Parent {
     }
 }
 
+impl RabbitReceipt {
+    fn connection(&self) -> usize {
+        Arc::as_ptr(&self.link).addr()
+    }
+}
+
 struct RabbitReceipt {
     shared: Arc<Shared>,
     link: Arc<Link>,
+    tag: DeliveryTag,
     acker: Acker,
 }
 
 pub(super) async fn acknowledge(acker: &Acker) {
-    match timeout(ANSWER_TIMEOUT, acker.ack(BasicAckOptions::default())).await {
+    acknowledge_with(acker, BasicAckOptions::default()).await;
+}
+
+async fn acknowledge_with(acker: &Acker, options: BasicAckOptions) {
+    match timeout(ANSWER_TIMEOUT, acker.ack(options)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => tracing::debug!("not acknowledged, the channel is gone: the message comes again"),
         Ok(Err(error)) => tracing::debug!(%error, "not acknowledged: the message comes again"),
@@ -335,8 +353,28 @@ pub(super) async fn acknowledge(acker: &Acker) {
 impl Receipt for RabbitReceipt {
     async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
         acknowledge(&self.acker).await;
-        drop(self.link);
+        self.link.settles(&[], self.tag);
         Ok(())
+    }
+
+    /// RabbitMQ takes a word for this and all before on its connection: where all before are among these.
+    async fn ack_with(self: Box<Self>, earlier: Vec<Box<dyn Receipt>>) -> Result<(), BrokerError> {
+        let here = self.connection();
+        let (with_this, others): (Vec<_>, Vec<_>) =
+            earlier.into_iter().partition(|receipt| receipt.place().is_some_and(|(place, _)| place == here));
+        let tags: Vec<_> =
+            with_this.iter().filter_map(|receipt| receipt.place()).map(|(_, tag)| tag).collect();
+        if self.link.settles(&tags, self.tag) {
+            acknowledge_with(&self.acker, BasicAckOptions { multiple: true }).await;
+        } else {
+            try_join_all(with_this.into_iter().map(Receipt::ack)).await?;
+            self.ack().await?;
+        }
+        try_join_all(others.into_iter().map(Receipt::ack)).await.map(drop)
+    }
+
+    fn place(&self) -> Option<(usize, u64)> {
+        Some((self.connection(), self.tag))
     }
 
     async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError> {
