@@ -57,11 +57,6 @@ impl Parent {
         self.0.as_deref()
     }
 
-    /// Publishes on behalf of the span that did so before.
-    pub(crate) async fn scope<F: Future>(&self, what: F) -> F::Output {
-        if self.0.is_some() { what.with_context(self.context()).await } else { what.await }
-    }
-
     fn context(&self) -> Context {
         global::get_text_map_propagator(|propagator| propagator.extract_with_context(&Context::new(), self))
     }

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use shelfmill_pipeline::{
     broker::{Broker, Connect, Consumer, Delivery, MemoryBroker, RabbitBroker, RabbitConfig},
@@ -250,4 +250,80 @@ async fn thousands_of_publishes_at_once_are_all_confirmed() {
         got.ack().await.unwrap();
     }
     assert_eq!(ids.len(), 3_000);
+}
+
+fn outcome(number: u64) -> Outcome {
+    Outcome::Rejected(Rejects { scan: 1, first: number, lines: Vec::new() })
+}
+
+fn number_of(delivery: &Delivery<Outcome>) -> u64 {
+    match &delivery.message {
+        Outcome::Rejected(rejects) => rejects.first,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn take(outcomes: &mut Box<dyn Consumer<Outcome>>, count: usize) -> Vec<Delivery<Outcome>> {
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        taken.push(next(outcomes).await);
+    }
+    taken
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_that_are_told_together_are_settled_together_and_none_that_is_not_done_with() {
+    const OUTCOMES: u64 = 300;
+    let run = fresh_run("together");
+    let (first, second) = (rabbit(&run), rabbit(&run));
+    let published = (1..=OUTCOMES).map(|number| {
+        let first = &first;
+        async move { first.publish_outcome(&outcome(number)).await }
+    });
+    futures_util::future::try_join_all(published).await.unwrap();
+    let messages = first.depths().await.unwrap().outcomes;
+    assert!((5..OUTCOMES / 3).contains(&messages), "{messages} messages for {OUTCOMES} outcomes");
+
+    let mut outcomes = first.outcomes(1_024).await.unwrap();
+    let mut taken = take(&mut outcomes, OUTCOMES as usize).await;
+    let all: Vec<u64> = taken.iter().map(number_of).collect();
+    assert_eq!(BTreeSet::from_iter(all.iter().copied()), BTreeSet::from_iter(1..=OUTCOMES));
+    // In the middle of a message, probably: what is of it and done with comes again with the rest.
+    let undone = taken.split_off(100);
+    Delivery::ack_all(taken).await.unwrap();
+    drop((outcomes, undone, first));
+    let mut others = second.outcomes(1_024).await.unwrap();
+    let mut again = take(&mut others, OUTCOMES as usize - 100).await;
+    while let Ok(more) = timeout(Duration::from_millis(300), others.next()).await {
+        again.push(more.unwrap());
+    }
+    let numbers: BTreeSet<u64> = again.iter().map(number_of).collect();
+    assert_eq!(numbers.len(), again.len(), "each once");
+    assert!(all[100..].iter().all(|number| numbers.contains(number)), "what was not done with");
+    assert!(again.len() < OUTCOMES as usize - 100 + 64, "what was done with, but for the rest of a message");
+    Delivery::ack_all(again).await.unwrap();
+    drop((others, second));
+    let mut nobody = rabbit(&run).outcomes(16).await.unwrap();
+    nothing_comes(&mut nobody).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_and_is_not_done_with_is_not_settled_along() {
+    let run = fresh_run("not-along");
+    let (first, second) = (rabbit(&run), rabbit(&run));
+    for number in 1..=4 {
+        first.publish_outcome(&outcome(number)).await.unwrap();
+    }
+    let mut outcomes = first.outcomes(16).await.unwrap();
+    let mut taken = take(&mut outcomes, 4).await;
+    let last = taken.split_off(2);
+    let (held, done) = (taken.remove(0), taken);
+    // 2, 3 and 4, while somebody still works on 1.
+    Delivery::ack_all(done.into_iter().chain(last).collect()).await.unwrap();
+    drop((outcomes, held, first));
+    let mut others = second.outcomes(16).await.unwrap();
+    let again = take(&mut others, 1).await;
+    assert_eq!(number_of(&again[0]), 1);
+    nothing_comes(&mut others).await;
+    Delivery::ack_all(again).await.unwrap();
 }

@@ -153,7 +153,11 @@ struct TaskReceipt {
 
 #[async_trait]
 impl Receipt for TaskReceipt {
-    async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
+    fn done(&self) -> Option<(usize, u64)> {
+        None
+    }
+
+    async fn settle(self: Box<Self>, _: Vec<(u64, Box<dyn Receipt>)>) -> Result<(), BrokerError> {
         Ok(())
     }
 
@@ -195,7 +199,11 @@ struct OutcomeReceipt;
 
 #[async_trait]
 impl Receipt for OutcomeReceipt {
-    async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
+    fn done(&self) -> Option<(usize, u64)> {
+        None
+    }
+
+    async fn settle(self: Box<Self>, _: Vec<(u64, Box<dyn Receipt>)>) -> Result<(), BrokerError> {
         Ok(())
     }
 

@@ -10,10 +10,9 @@
 //!
 //! [`Stopper`]: crate::shutdown::Stopper
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::future::try_join_all;
 
 use crate::{
     message::{Outcome, Task},
@@ -28,7 +27,7 @@ pub use memory::MemoryBroker;
 pub use rabbit::{Connect, RabbitBroker, RabbitConfig};
 
 /// Why a broker could not do what it was asked. None of these mends itself.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
     /// The URL cannot be read, the login was refused, or the virtual host is not there.
     #[error("RabbitMQ at {at} refuses the connection: {reason}")]
@@ -183,21 +182,18 @@ pub struct Delivery<M> {
 
 /// A broker's side of an unsettled delivery.
 #[async_trait]
-pub(crate) trait Receipt: Send {
+pub(crate) trait Receipt: Send + Sync {
     /// Tells the broker that the message is done with. On a dead connection nothing is told, and the message
     /// comes again: what was done for it must be recognisable.
-    async fn ack(self: Box<Self>) -> Result<(), BrokerError>;
+    async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
+        if self.done().is_some() { self.settle(Vec::new()).await } else { Ok(()) }
+    }
+    /// The message is done with, and nobody was told yet: where the broker is to be, on which connection and with which number.
+    fn done(&self) -> Option<(usize, u64)>;
+    /// Tells the broker so of this one and of those before it on its connection that are done with, too.
+    async fn settle(self: Box<Self>, earlier: Vec<(u64, Box<dyn Receipt>)>) -> Result<(), BrokerError>;
     /// Makes the task safe for delivery after about `delay`, then acknowledges.
     async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError>;
-    /// Like [`ack`](Self::ack) of this one and of these, which came before it; in one word where the broker has one for that.
-    async fn ack_with(self: Box<Self>, earlier: Vec<Box<dyn Receipt>>) -> Result<(), BrokerError> {
-        try_join_all(earlier.into_iter().map(Receipt::ack)).await?;
-        self.ack().await
-    }
-    /// Which connection it came on, and its number there.
-    fn place(&self) -> Option<(usize, u64)> {
-        None
-    }
 }
 
 impl<M> Delivery<M> {
@@ -205,13 +201,20 @@ impl<M> Delivery<M> {
         Self { message, trace, receipt: Box::new(receipt) }
     }
 
-    /// All of these are done with, in the order they came in.
+    /// All of these are done with: told in as few words as their broker knows.
     pub async fn ack_all(deliveries: Vec<Self>) -> Result<(), BrokerError> {
-        let mut receipts: Vec<_> = deliveries.into_iter().map(|delivery| delivery.receipt).collect();
-        match receipts.pop() {
-            Some(last) => last.ack_with(receipts).await,
-            None => Ok(()),
+        let mut connections: BTreeMap<usize, BTreeMap<u64, Box<dyn Receipt>>> = BTreeMap::new();
+        for Self { receipt, .. } in deliveries {
+            if let Some((connection, number)) = receipt.done() {
+                connections.entry(connection).or_default().insert(number, receipt);
+            }
         }
+        for mut receipts in connections.into_values() {
+            if let Some((_, last)) = receipts.pop_last() {
+                last.settle(receipts.into_iter().collect()).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The message is done with.

@@ -74,14 +74,17 @@ impl Link {
         self.unsettled().insert(tag);
     }
 
-    /// These are to be settled: whether there is no other at or before `last`.
-    pub(super) fn settles(&self, tags: &[DeliveryTag], last: DeliveryTag) -> bool {
+    /// Whether nothing else at or before `last` is unsettled.
+    pub(super) fn is_all_before(&self, tags: &BTreeSet<DeliveryTag>, last: DeliveryTag) -> bool {
+        self.unsettled().range(..last).all(|tag| tags.contains(tag))
+    }
+
+    /// RabbitMQ was told of these. Not before: nobody else may tell it of them.
+    pub(super) fn settled(&self, tags: impl IntoIterator<Item = DeliveryTag>) {
         let mut unsettled = self.unsettled();
         for tag in tags {
-            unsettled.remove(tag);
+            unsettled.remove(&tag);
         }
-        unsettled.remove(&last);
-        tags.iter().all(|tag| *tag < last) && unsettled.first().is_none_or(|first| *first > last)
     }
 
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<DeliveryTag>> {

@@ -1,6 +1,13 @@
 //! Consuming, across lost connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::try_join_all};
@@ -37,7 +44,7 @@ pub(super) trait Wire: Sized + Send + 'static {
     const GIVEN_BACK_AS_COPY: bool;
     /// Messages that wait to be asked for; the others wait in the connection, up to the prefetch.
     const WAITING: usize;
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+    fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, DecodeError>;
     fn encode(&self) -> Vec<u8>;
 }
 
@@ -46,8 +53,8 @@ impl Wire for Task {
     /// No more than needed: one that waits here while the connection breaks is another worker's meanwhile.
     const WAITING: usize = 1;
 
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        Self::decode(bytes)
+    fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, DecodeError> {
+        Self::decode(bytes).map(|task| vec![task])
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -60,8 +67,9 @@ impl Wire for Outcome {
     /// A batch takes what has arrived, and what waits in the connection has not.
     const WAITING: usize = 512;
 
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        Self::decode(bytes)
+    /// One to a line: those that were told at the same time come together.
+    fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, DecodeError> {
+        bytes.split(|byte| *byte == b'\n').map(Self::decode).collect()
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -153,20 +161,22 @@ impl Shared {
             let loss = match next {
                 Some(Ok(found)) => {
                     live.0.taken(found.delivery_tag);
-                    match M::decode(&found.data) {
-                        Ok(message) => {
-                            let (shared, link) = (Arc::clone(self), Arc::clone(&live.0));
-                            let trace = parent(&found);
-                            let receipt =
-                                RabbitReceipt { shared, link, tag: found.delivery_tag, acker: found.acker };
-                            place.send(Ok((message, trace, receipt)));
+                    match M::decode_all(&found.data) {
+                        Ok(messages) => {
+                            let fetched = self.open_parcel(&live.0, found, messages);
+                            tokio::select! {
+                                handed = hand_over(place, sender, fetched) => handed?,
+                                () = closing.cancelled() => {
+                                    return finish(burials).await.map(|()| Some(live));
+                                }
+                            }
                         }
                         Err(error) => {
                             let (shared, link) = (Arc::clone(self), Arc::clone(&live.0));
                             let queue = queue.to_owned();
                             burials.spawn(async move {
                                 shared.dead_letter(&queue, &found, &error).await?;
-                                link.settles(&[], found.delivery_tag);
+                                link.settled([found.delivery_tag]);
                                 Ok(())
                             });
                         }
@@ -193,6 +203,22 @@ impl Shared {
         }
     }
 
+    /// The deliveries of a message.
+    fn open_parcel<M>(
+        self: &Arc<Self>,
+        link: &Arc<Link>,
+        found: LapinDelivery,
+        messages: Vec<M>,
+    ) -> impl Iterator<Item = Fetched<M>> {
+        let mut traces = parents(&found).into_iter();
+        let (link, shared, open) = (Arc::clone(link), Arc::clone(self), AtomicUsize::new(messages.len()));
+        let parcel = Arc::new(Parcel { link, tag: found.delivery_tag, acker: found.acker, open });
+        messages.into_iter().map(move |message| {
+            let receipt = RabbitReceipt { shared: Arc::clone(&shared), parcel: Arc::clone(&parcel) };
+            (message, traces.next().unwrap_or_default(), receipt)
+        })
+    }
+
     /// Puts a message nobody here can read where a person will look.
     async fn dead_letter(
         &self,
@@ -205,8 +231,8 @@ impl Shared {
         // It quotes the message, and a header must fit into a frame.
         reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
         tracing::error!(queue, reason, "a message went to the dead queue");
-        self.publish(&self.topology.dead, &found.data, Some(Epitaph { reason: &reason, queue })).await?;
-        acknowledge(&found.acker).await;
+        self.publish(&self.topology.dead, &found.data, &[], Some(Epitaph { reason: &reason, queue })).await?;
+        acknowledge(&found.acker, BasicAckOptions::default()).await;
         Ok(())
     }
 }
@@ -262,7 +288,8 @@ impl<M: Wire> RabbitConsumer<M> {
         };
         self.fetched.close();
         while let Ok(fetched) = self.fetched.try_recv() {
-            let (message, trace, RabbitReceipt { link, acker, .. }) = fetched?;
+            let (message, trace, RabbitReceipt { parcel, .. }) = fetched?;
+            let Some(Parcel { link, acker, .. }) = Arc::into_inner(parcel) else { continue };
             unbegun.push(Unbegun { link, body: message.encode(), trace, acker });
         }
         let given_back = unbegun.iter().map(|message| message.give_back(&self.shared, &self.queue));
@@ -283,11 +310,11 @@ impl Unbegun {
     /// over, there is nothing to do: RabbitMQ delivers it again.
     async fn give_back(&self, shared: &Shared, queue: &str) -> Result<(), BrokerError> {
         let published = tokio::select! {
-            published = self.trace.scope(shared.publish(queue, &self.body, None)) => published,
+            published = shared.publish(queue, &self.body, std::slice::from_ref(&self.trace), None) => published,
             () = self.link.gone() => return Ok(()),
         };
         match published {
-            Ok(()) => acknowledge(&self.acker).await,
+            Ok(()) => acknowledge(&self.acker, BasicAckOptions::default()).await,
             Err(BrokerError::Aborted) => {}
             Err(error) => return Err(error),
         }
@@ -305,42 +332,59 @@ async fn unsubscribe(link: Arc<Link>, mut stream: lapin::Consumer) -> Vec<Unbegu
     };
     if cancelled {
         while let Some(Ok(found)) = stream.next().await {
-            let trace = parent(&found);
+            let trace = parents(&found).pop().unwrap_or_default();
             unbegun.push(Unbegun { link: Arc::clone(&link), body: found.data, trace, acker: found.acker });
         }
     }
     unbegun
 }
 
-/// The span that published it, where it tells of one.
-fn parent(found: &LapinDelivery) -> Parent {
-    let headers = found.properties.headers().as_ref();
-    match headers.and_then(|headers| headers.inner().get(trace::HEADER)) {
-        Some(AMQPValue::LongString(header)) => {
+/// The spans that published what is in it, in its order, where it tells of them.
+fn parents(found: &LapinDelivery) -> Vec<Parent> {
+    let text = |value: &AMQPValue| match value {
+        AMQPValue::LongString(header) => {
             std::str::from_utf8(header.as_bytes()).map_or_else(|_| Parent::default(), Parent::read)
         }
         _ => Parent::default(),
+    };
+    let headers = found.properties.headers().as_ref();
+    match headers.and_then(|headers| headers.inner().get(trace::HEADER)) {
+        Some(AMQPValue::FieldArray(headers)) => headers.as_slice().iter().map(text).collect(),
+        Some(header) => vec![text(header)],
+        None => Vec::new(),
     }
 }
 
-impl RabbitReceipt {
-    fn connection(&self) -> usize {
-        Arc::as_ptr(&self.link).addr()
+/// The first has its place already.
+async fn hand_over<M>(
+    place: mpsc::Permit<'_, Result<Fetched<M>, BrokerError>>,
+    sender: &mpsc::Sender<Result<Fetched<M>, BrokerError>>,
+    mut fetched: impl Iterator<Item = Fetched<M>>,
+) -> Result<(), BrokerError> {
+    if let Some(first) = fetched.next() {
+        place.send(Ok(first));
     }
+    for next in fetched {
+        sender.send(Ok(next)).await.map_err(|_| BrokerError::Closed)?;
+    }
+    Ok(())
+}
+
+/// A message of RabbitMQ's, of which there is a delivery for each task or outcome in it.
+struct Parcel {
+    link: Arc<Link>,
+    tag: DeliveryTag,
+    acker: Acker,
+    /// Deliveries that are not done with.
+    open: AtomicUsize,
 }
 
 struct RabbitReceipt {
     shared: Arc<Shared>,
-    link: Arc<Link>,
-    tag: DeliveryTag,
-    acker: Acker,
+    parcel: Arc<Parcel>,
 }
 
-pub(super) async fn acknowledge(acker: &Acker) {
-    acknowledge_with(acker, BasicAckOptions::default()).await;
-}
-
-async fn acknowledge_with(acker: &Acker, options: BasicAckOptions) {
+pub(super) async fn acknowledge(acker: &Acker, options: BasicAckOptions) {
     match timeout(ANSWER_TIMEOUT, acker.ack(options)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => tracing::debug!("not acknowledged, the channel is gone: the message comes again"),
@@ -351,34 +395,28 @@ async fn acknowledge_with(acker: &Acker, options: BasicAckOptions) {
 
 #[async_trait]
 impl Receipt for RabbitReceipt {
-    async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
-        acknowledge(&self.acker).await;
-        self.link.settles(&[], self.tag);
-        Ok(())
+    fn done(&self) -> Option<(usize, u64)> {
+        let is_last = self.parcel.open.fetch_sub(1, Ordering::AcqRel) == 1;
+        is_last.then(|| (Arc::as_ptr(&self.parcel.link).addr(), self.parcel.tag))
     }
 
-    /// RabbitMQ takes a word for this and all before on its connection: where all before are among these.
-    async fn ack_with(self: Box<Self>, earlier: Vec<Box<dyn Receipt>>) -> Result<(), BrokerError> {
-        let here = self.connection();
-        let (with_this, others): (Vec<_>, Vec<_>) =
-            earlier.into_iter().partition(|receipt| receipt.place().is_some_and(|(place, _)| place == here));
-        let tags: Vec<_> =
-            with_this.iter().filter_map(|receipt| receipt.place()).map(|(_, tag)| tag).collect();
-        if self.link.settles(&tags, self.tag) {
-            acknowledge_with(&self.acker, BasicAckOptions { multiple: true }).await;
-        } else {
-            try_join_all(with_this.into_iter().map(Receipt::ack)).await?;
-            self.ack().await?;
+    /// RabbitMQ takes one word for a message and all before it on its connection: said where all of those are done with.
+    async fn settle(self: Box<Self>, earlier: Vec<(u64, Box<dyn Receipt>)>) -> Result<(), BrokerError> {
+        let Parcel { link, tag, acker, .. } = self.parcel.as_ref();
+        let tags: BTreeSet<_> = earlier.iter().map(|(tag, _)| *tag).collect();
+        if !tags.is_empty() && link.is_all_before(&tags, *tag) {
+            acknowledge(acker, BasicAckOptions { multiple: true }).await;
+            link.settled(tags.into_iter().chain([*tag]));
+            return Ok(());
         }
-        try_join_all(others.into_iter().map(Receipt::ack)).await.map(drop)
-    }
-
-    fn place(&self) -> Option<(usize, u64)> {
-        Some((self.connection(), self.tag))
+        acknowledge(acker, BasicAckOptions::default()).await;
+        link.settled([*tag]);
+        try_join_all(earlier.into_iter().map(|(_, receipt)| receipt.settle(Vec::new()))).await.map(drop)
     }
 
     async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError> {
-        self.shared.publish(self.shared.topology.queue_for(delay), &task.encode(), None).await?;
+        let queue = self.shared.topology.queue_for(delay);
+        self.shared.publish(queue, &task.encode(), &[Parent::current()], None).await?;
         crash::point_of(Point::WorkerDelayed, &task.id);
         self.ack().await
     }

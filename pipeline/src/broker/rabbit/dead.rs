@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use lapin::{
     Acker,
     message::BasicGetMessage,
-    options::BasicGetOptions,
+    options::{BasicAckOptions, BasicGetOptions},
     types::{AMQPValue, FieldTable},
 };
 use tokio::time::timeout;
@@ -102,14 +102,14 @@ struct RabbitReceipt {
 #[async_trait]
 impl DeadReceipt for RabbitReceipt {
     async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
-        acknowledge(&self.acker).await;
+        acknowledge(&self.acker, BasicAckOptions::default()).await;
         drop(self.link);
         Ok(())
     }
 
     async fn put_back(self: Box<Self>, body: &[u8]) -> Result<bool, BrokerError> {
         let Some(origin) = &self.origin else { return Ok(false) };
-        self.shared.publish(origin, body, None).await?;
+        self.shared.publish(origin, body, &[], None).await?;
         self.ack().await?;
         Ok(true)
     }

@@ -8,7 +8,10 @@
 //!   took is lost. Whatever else happens, it is published again; a repeat is recognised further on.
 //! - An acknowledgement on a dead channel tells nobody anything. It is not an error: the message comes again.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use lapin::{tcp::OwnedTLSConfig, uri::AMQPUri};
@@ -20,17 +23,20 @@ use crate::{
     message::{Outcome, Task},
     server_url,
     shutdown::Stopper,
+    trace::Parent,
 };
 use connection::Shared;
 use consumer::{RabbitConsumer, Wire};
 use dead::RabbitDeadLetters;
 use outage::{Outages, Purpose};
+use outbox::Outbox;
 
 mod connection;
 mod consumer;
 mod dead;
 mod declare;
 mod outage;
+mod outbox;
 mod publish;
 mod socket;
 
@@ -64,7 +70,9 @@ pub struct RabbitConfig {
 /// The queues of one run in RabbitMQ.
 pub struct RabbitBroker {
     shared: Arc<Shared>,
+    outbox: OnceLock<Outbox>,
 }
+
 impl RabbitBroker {
     /// Checks the configuration; connects when first used.
     pub fn new(config: RabbitConfig, stopper: Stopper) -> Result<Self, BrokerError> {
@@ -86,6 +94,7 @@ impl RabbitBroker {
         };
         let at = format!("{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost);
         Ok(Self {
+            outbox: OnceLock::new(),
             shared: Arc::new(Shared {
                 uri,
                 outages: Outages::new(at.clone()),
@@ -118,11 +127,13 @@ impl RabbitBroker {
 #[async_trait]
 impl Broker for RabbitBroker {
     async fn publish_task(&self, task: &Task) -> Result<(), BrokerError> {
-        self.shared.publish(&self.shared.topology.tasks, &task.encode(), None).await
+        let trace = [Parent::current()];
+        self.shared.publish(&self.shared.topology.tasks, &task.encode(), &trace, None).await
     }
 
     async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError> {
-        self.shared.publish(&self.shared.topology.outcomes, &outcome.encode(), None).await
+        let outbox = self.outbox.get_or_init(|| outbox::open(Arc::clone(&self.shared)));
+        outbox::send(outbox, outcome.encode()).await
     }
 
     async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {

@@ -56,11 +56,12 @@ impl Shared {
         &self,
         queue: &str,
         body: &[u8],
+        traces: &[Parent],
         epitaph: Option<Epitaph<'_>>,
     ) -> Result<(), BrokerError> {
         loop {
             let link = self.publisher().await?;
-            let published = publish_once(&link, queue, body, epitaph);
+            let published = publish_once(&link, queue, body, traces, epitaph);
             let loss = match self.patiently(&link, CONFIRM_TIMEOUT, published).await? {
                 Ok(Ok(Confirmation::Ack(None))) => return Ok(()),
                 Ok(Ok(Confirmation::Ack(Some(_)))) => Loss::Queue(queue.to_owned()),
@@ -192,13 +193,22 @@ async fn publish_once(
     link: &Link,
     queue: &str,
     body: &[u8],
+    traces: &[Parent],
     epitaph: Option<Epitaph<'_>>,
 ) -> lapin::Result<Confirmation> {
     const PERSISTENT: u8 = 2;
     let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
     let mut headers = FieldTable::default();
-    if let Some(header) = Parent::current().header() {
-        headers.insert(trace::HEADER.into(), AMQPValue::LongString(header.into()));
+    let text = |trace: &Parent| AMQPValue::LongString(trace.header().unwrap_or_default().into());
+    match traces {
+        [trace] if trace.header().is_some() => {
+            headers.insert(trace::HEADER.into(), text(trace));
+        }
+        [_, _, ..] if traces.iter().any(|trace| trace.header().is_some()) => {
+            let all: Vec<_> = traces.iter().map(text).collect();
+            headers.insert(trace::HEADER.into(), AMQPValue::FieldArray(all.into()));
+        }
+        _ => {}
     }
     if let Some(Epitaph { reason, queue }) = epitaph {
         headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
