@@ -1,4 +1,5 @@
-//! What a process tells those who ask over HTTP (`--listen`): `/metrics`, for Prometheus.
+//! What a process tells those who ask over HTTP (`--listen`): `/metrics`, for Prometheus, and
+//! the run's page (`page`), for people.
 //!
 //! It is beside the role and never in its way: an address that cannot be had is told before the role begins, and from then on
 //! nothing that happens here is felt there. It tells until the process ends.
@@ -10,17 +11,23 @@ use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::
 use shelfmill_pipeline::metrics::metrics;
 use tokio::net::TcpListener;
 
+use crate::page::Site;
+
 /// What OpenMetrics calls its text format.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Begins to tell, if an address is given.
-pub(crate) async fn start(address: Option<SocketAddr>) -> anyhow::Result<()> {
+/// Begins to tell, if an address is given; with the page of a run, if the role has one.
+pub(crate) async fn start(address: Option<SocketAddr>, site: Option<Site>) -> anyhow::Result<()> {
     let Some(address) = address else { return Ok(()) };
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}; choose another address with --listen (port 0: a free one)")
     })?;
-    tracing::info!(addr = %listener.local_addr()?, "metrics are told at /metrics");
-    let pages = Router::new().route("/metrics", get(tell));
+    let local = listener.local_addr()?;
+    tracing::info!(addr = %local, "metrics are told at /metrics");
+    let mut pages = Router::new().route("/metrics", get(tell));
+    if let Some(site) = site {
+        pages = pages.merge(site.router(local)?);
+    }
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, pages).await {
             tracing::warn!(%error, "metrics are not told any more; the work goes on");

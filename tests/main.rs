@@ -31,5 +31,6 @@ mod same_prompts;
 mod security;
 mod servers;
 mod shutdown;
+mod status_page;
 mod storm;
 mod support;

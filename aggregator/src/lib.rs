@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
     ledger::{Ledger, Progress, Pulse, Vitals},
-    message::Outcome,
+    message::{Line, Outcome},
     metrics::metrics,
     shutdown::Stopper,
 };
@@ -114,6 +114,9 @@ impl Event {
 /// Who is told.
 pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// Who sees each line that is written, of journal and failures.
+pub type Tap = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// A writer whose ledger knows what its disk knows.
 pub struct Aggregator {
     config: AggregatorConfig,
@@ -122,6 +125,7 @@ pub struct Aggregator {
     ledger: Arc<dyn Ledger>,
     stopper: Stopper,
     listener: Listener,
+    tap: Option<Tap>,
     rate: Rate,
     cost_usd: Option<f64>,
     reported: Option<Instant>,
@@ -167,6 +171,7 @@ impl Aggregator {
             ledger,
             stopper,
             listener,
+            tap: None,
             rate: Rate::default(),
             cost_usd: Some(known_cost_usd.unwrap_or(0.0) + told_cost_usd),
             reported: None,
@@ -178,6 +183,11 @@ impl Aggregator {
             halted: None,
             is_complete: false,
         }))
+    }
+
+    /// Shows this one each line that is written from now on.
+    pub fn show_lines(&mut self, tap: Tap) {
+        self.tap = Some(tap);
     }
 
     /// Writes until the run is complete or the stopper stops it; the summary says which.
@@ -314,8 +324,14 @@ impl Aggregator {
         outcomes: &mut dyn Consumer<Outcome>,
     ) -> anyhow::Result<()> {
         let batch = collect(first, outcomes, self.config.checkpoint_every).await?;
-        let failing = &mut self.failing;
-        let written = self.writer.write(batch, self.ledger.as_ref(), &mut |line| failing.add(line)).await?;
+        let (failing, tap) = (&mut self.failing, &self.tap);
+        let mut look = |line: &Line| {
+            failing.add(line);
+            if let Some(tap) = tap {
+                tap(line.json());
+            }
+        };
+        let written = self.writer.write(batch, self.ledger.as_ref(), &mut look).await?;
         self.halted = self.halted.map(|_| Instant::now());
         self.cost_usd = self.cost_usd.zip(written.cost_usd).map(|(sum, cost)| sum + cost);
         self.rate.add(written.completed + written.failed);
