@@ -18,7 +18,7 @@ use crate::support::{
     wait::eventually,
 };
 
-const EVIL: &str = "</script><img src=x onerror=alert(1)>\n\ndata: {}\n";
+const EVIL: &str = "</script><img src=x onerror=alert(1)><!-- data: {}";
 
 /// Where it listens, on this machine.
 #[track_caller]
@@ -79,9 +79,11 @@ fn run(catalog: &Catalog, simulator: &Simulator, listen: &str) -> Program {
 #[test]
 fn viewers_see_the_run_go_on_and_end_whatever_its_products_are_called() {
     let catalog = Catalog::of(120);
-    let mut lines = json!({"id": EVIL, "title": EVIL}).to_string() + "\n";
-    lines += &fs::read_to_string(catalog.input()).unwrap();
-    fs::write(catalog.input(), lines).unwrap();
+    let text = fs::read_to_string(catalog.input()).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    let evil = json!({"id": EVIL, "title": EVIL}).to_string();
+    lines.insert(40, &evil);
+    fs::write(catalog.input(), lines.join("\n") + "\n").unwrap();
     let simulator = Simulator::start(&["--latency", "150ms", "--forbid-products", EVIL]);
     let process = run(&catalog, &simulator, "127.0.0.1:0").start();
     let address = address(&process);
