@@ -85,7 +85,8 @@ fn viewers_see_the_run_go_on_and_end_whatever_its_products_are_called() {
     lines.insert(40, &evil);
     fs::write(catalog.input(), lines.join("\n") + "\n").unwrap();
     let simulator = Simulator::start(&["--latency", "150ms", "--forbid-products", EVIL]);
-    let process = run(&catalog, &simulator, "127.0.0.1:0").start();
+    let job = catalog.file("job.toml", "[limits]\nmax_attempts = 1\n");
+    let process = run(&catalog, &simulator, "127.0.0.1:0").arg("--job").arg(job).start();
     let address = address(&process);
 
     let (head, page) = get(&address, "/", &[]);
