@@ -98,6 +98,8 @@ impl Browser {
             "Emulation.setDeviceMetricsOverride",
             json!({"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": false}),
         );
+        // They would take from the width of the picture.
+        self.ask("Emulation.setScrollbarsHidden", json!({"hidden": true}));
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
         self.ask("Emulation.setEmulatedMedia", json!({"features": features}));
     }
