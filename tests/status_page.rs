@@ -111,7 +111,7 @@ fn viewers_see_the_run_go_on_and_end_whatever_its_products_are_called() {
             snapshots.iter().map(|told| told["products"]["completed"].as_u64().unwrap()).collect();
         assert!(done.is_sorted() && done.first() < done.last() && done.len() >= 4, "{done:?}");
         assert!(snapshots.iter().any(|told| told["state"] == "running" && told["workers"][0]["limit"] == 4));
-        let told = snapshots.iter().filter(|told| told["state"] == "running").next_back().unwrap();
+        let told = snapshots.iter().rfind(|told| told["state"] == "running").unwrap();
         assert_eq!(told["failures"][0]["examples"][0]["id"], EVIL, "{told}");
         assert!(told["latency_ms"]["p50"].as_u64() >= Some(140), "{told}");
         let last = snapshots.last().unwrap();
