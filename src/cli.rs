@@ -8,8 +8,10 @@ use shelfmill_pipeline::{failure::FailureClass, job::Percentile};
 use shelfmill_producer::input::Format;
 
 mod change;
+mod page;
 
 pub(crate) use change::ChangeArgs;
+pub(crate) use page::PageArgs;
 
 const AFTER_HELP: &str = "\
 The model's key is read from OPENAI_API_KEY. Progress and logs go to stderr, data to stdout.
@@ -97,6 +99,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) checkpoints: CheckpointArgs,
     #[command(flatten)]
+    pub(crate) page: PageArgs,
+    #[command(flatten)]
     pub(crate) process: ProcessArgs,
 }
 
@@ -140,6 +144,8 @@ pub(crate) struct AggregatorArgs {
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) checkpoints: CheckpointArgs,
+    #[command(flatten)]
+    pub(crate) page: PageArgs,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
 }
@@ -264,7 +270,8 @@ pub(crate) struct CheckpointArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProcessArgs {
-    /// Serve /metrics for Prometheus, and /healthz and /readyz for probes; 127.0.0.1:0 takes a free port and logs which.
+    /// Show the run to people at / (run, aggregator), tell Prometheus at /metrics, and probes at /healthz and /readyz;
+    /// 127.0.0.1:0 takes a free port and tells which.
     #[arg(long, value_name = "ADDR:PORT", env = "SHELFMILL_LISTEN", help_heading = "Work")]
     pub(crate) listen: Option<std::net::SocketAddr>,
     /// After Ctrl-C or SIGTERM, how long calls in flight may take to finish.

@@ -16,7 +16,7 @@ use crate::{
     cli::{AggregatorArgs, FleetArgs, ProducerArgs, ServerArgs, WorkerArgs},
     end::{self, DONE, INTERRUPTED, PAUSED},
     foreign, job, listen,
-    page::Reporter,
+    page::{self, Reporter},
     progress::{self, Ending},
     signals,
     telemetry::Screen,
@@ -89,7 +89,7 @@ fn both(
 /// `shelfmill producer`.
 pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.process.grace)?;
-    listen::start(args.process.listen).await?;
+    listen::start(args.process.listen, None).await?;
     let job = job::job(&args.job)?;
     let (broker, ledger) = both(&args.fleet, "producer", &stopper)?;
     tokio::task::spawn_blocking({
@@ -129,7 +129,7 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
 /// `shelfmill worker`.
 pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.process.grace)?;
-    listen::start(args.process.listen).await?;
+    listen::start(args.process.listen, None).await?;
     args.base_url.as_deref().map(check_base_url).transpose()?;
     let (broker, ledger) = both(&args.fleet, "worker", &stopper)?;
     let config = WorkerConfig {
@@ -153,21 +153,28 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
 /// `shelfmill aggregator`.
 pub(crate) async fn aggregator(args: AggregatorArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.process.grace)?;
-    listen::start(args.process.listen).await?;
+    let live = page::live(&args.process, &args.page, &args.fleet.run, None, screen).await?;
     let folder = Folder::open(&args.out, &args.fleet.run)?;
     let (broker, ledger) = both(&args.fleet, "aggregator", &stopper)?;
     let config =
         AggregatorConfig { host: host(), checkpoint_every: args.checkpoints.checkpoint_every as usize };
     let has_report = args.checkpoints.report;
     let (reporter, listener) = Reporter::new(&args.out, progress::listener(screen), has_report);
+    let listener = live.iter().fold(listener, |listener, live| live.listener(listener));
     let opened = tokio::select! {
         opened = Aggregator::open(config, folder, ledger.clone(), stopper.clone(), listener) => opened?,
         () = stopper.stopped() => None,
     };
-    let Some(aggregator) = opened else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let Some(mut aggregator) = opened else { return Ok(ExitCode::from(INTERRUPTED)) };
+    if let Some(live) = &live {
+        live.follow(&mut aggregator, &args.out);
+        live.watch(ledger.clone(), broker.clone());
+    }
     let summary = aggregator.run(broker.as_ref()).await?;
-    if has_report {
-        reporter.write(&summary, ledger.job().await?.and_then(|job| job.limits.budget))?;
+    if has_report || live.is_some() {
+        let budget = ledger.job().await?.and_then(|job| job.limits.budget);
+        reporter.write(&summary, budget)?;
+        page::end(live.as_ref(), &summary, &args.out, budget).await;
     }
     let (out, again, which) = (&args.out, "start the aggregator again", format!("--run {}", args.fleet.run));
     progress::conclude(screen, &summary, &Ending { out, again, which: &which, has_report });

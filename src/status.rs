@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use shelfmill_aggregator::{Folder, read_lines, recent_rate};
 use shelfmill_pipeline::{
-    broker::{Connect, Depths, RabbitBroker},
+    broker::{Broker, Connect, Depths, RabbitBroker},
     failure::FailureClass,
     ledger::{Ledger, Pulse, RedisLedger},
     record::{FAILURES_FILE, JOURNAL_FILE},

@@ -32,6 +32,7 @@ mod same_prompts;
 mod security;
 mod servers;
 mod shutdown;
+mod status_page;
 mod storm;
 mod support;
 mod traces;

@@ -14,7 +14,7 @@ use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
     health::{Role, Silence, health},
     ledger::{Ledger, Progress, Pulse, Vitals},
-    message::Outcome,
+    message::{Line, Outcome},
     metrics::metrics,
     shutdown::Stopper,
     trace::Span,
@@ -116,6 +116,9 @@ impl Event {
 /// Who is told.
 pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// Who sees each line that is written, of journal and failures.
+pub type Tap = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// A writer whose ledger knows what its disk knows.
 pub struct Aggregator {
     config: AggregatorConfig,
@@ -124,6 +127,7 @@ pub struct Aggregator {
     ledger: Arc<dyn Ledger>,
     stopper: Stopper,
     listener: Listener,
+    tap: Option<Tap>,
     rate: Rate,
     cost_usd: Option<f64>,
     reported: Option<Instant>,
@@ -171,6 +175,7 @@ impl Aggregator {
             ledger,
             stopper,
             listener,
+            tap: None,
             rate: Rate::default(),
             cost_usd: Some(known_cost_usd.unwrap_or(0.0) + told_cost_usd),
             reported: None,
@@ -182,6 +187,11 @@ impl Aggregator {
             halted: None,
             is_complete: false,
         }))
+    }
+
+    /// Shows this one each line that is written from now on.
+    pub fn show_lines(&mut self, tap: Tap) {
+        self.tap = Some(tap);
     }
 
     /// Writes until the run is complete or the stopper stops it; the summary says which.
@@ -332,8 +342,14 @@ impl Aggregator {
     ) -> anyhow::Result<()> {
         let batch = collect(first, outcomes, self.config.checkpoint_every).await?;
         let spans: Vec<_> = batch.iter().map(span_of).collect();
-        let failing = &mut self.failing;
-        let written = self.writer.write(batch, self.ledger.as_ref(), &mut |line| failing.add(line)).await?;
+        let (failing, tap) = (&mut self.failing, &self.tap);
+        let mut look = |line: &Line| {
+            failing.add(line);
+            if let Some(tap) = tap {
+                tap(line.json());
+            }
+        };
+        let written = self.writer.write(batch, self.ledger.as_ref(), &mut look).await?;
         drop(spans);
         self.halted = self.halted.map(|_| Instant::now());
         self.cost_usd = self.cost_usd.zip(written.cost_usd).map(|(sum, cost)| sum + cost);

@@ -45,7 +45,7 @@ pub use error::LedgerError;
 pub use halt::{Halt, HaltCause};
 pub use pace::{Ask, Bucket, HORIZON_MS, Permits, RateRefusal};
 pub use prompts::{PromptAnswer, PromptTurn};
-pub use pulse::Pulse;
+pub use pulse::{Heard, Pulse};
 pub use redis::{FailedProduct, RedisConfig, RedisLedger};
 
 /// What the producer is to do with a product.
@@ -325,8 +325,12 @@ pub trait Ledger: Send + Sync {
     async fn drop_pen(&self, aggregator: &str) -> Result<(), LedgerError>;
     /// What a worker does, for those who watch; nothing when it ends.
     async fn tell_pulse(&self, worker: &str, pulse: Option<&Pulse>) -> Result<(), LedgerError>;
+    /// What each worker does that was heard of lately, and when that was.
+    async fn heard(&self) -> Result<BTreeMap<String, Heard>, LedgerError>;
     /// What each worker does that was heard of lately.
-    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError>;
+    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError> {
+        Ok(self.heard().await?.into_iter().map(|(worker, heard)| (worker, heard.pulse)).collect())
+    }
     /// For those who watch.
     async fn report(&self, vitals: &Vitals) -> Result<(), LedgerError>;
     /// How far the run is.

@@ -18,6 +18,15 @@ pub struct Pulse {
     pub ceiling: u32,
 }
 
+/// What a worker told last, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    /// What it does.
+    pub pulse: Pulse,
+    /// For so long nothing was heard of it.
+    pub ago: Duration,
+}
+
 impl Pulse {
     /// Of several workers together.
     #[must_use]

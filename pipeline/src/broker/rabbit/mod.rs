@@ -101,11 +101,6 @@ impl RabbitBroker {
         })
     }
 
-    /// How much is waiting, for people: an answer or an error within 3 s, and nothing is declared.
-    pub async fn look(&self) -> Result<Depths, BrokerError> {
-        self.shared.look().await
-    }
-
     async fn consume<M: Wire>(
         &self,
         queue: &str,
@@ -145,6 +140,11 @@ impl Broker for RabbitBroker {
             depths.retries += self.shared.depth(queue).await?;
         }
         Ok(depths)
+    }
+
+    /// Nothing is declared.
+    async fn look(&self) -> Result<Depths, BrokerError> {
+        self.shared.look().await
     }
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>, BrokerError> {

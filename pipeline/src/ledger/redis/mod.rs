@@ -21,7 +21,7 @@ use super::{
     Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, Kept, Ledger,
     LedgerError, Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
     pace::{Ask, Bucket, Permits, RateRefusal},
-    pulse::{HEARD_WITHIN, Pulse},
+    pulse::{HEARD_WITHIN, Heard, Pulse},
 };
 use crate::{
     failure::FailureClass,
@@ -425,10 +425,15 @@ impl Ledger for RedisLedger {
         self.invoke(self.scripts.pulse.key(&self.keys.workers).arg(worker).arg(told)).await
     }
 
-    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError> {
-        let told: Vec<(String, String)> =
+    async fn heard(&self) -> Result<BTreeMap<String, Heard>, LedgerError> {
+        let told: Vec<(String, String, u64)> =
             self.invoke(self.scripts.pulses.key(&self.keys.workers).arg(ms(HEARD_WITHIN))).await?;
-        told.into_iter().map(|(worker, pulse)| Ok((worker, parse("pulse", &pulse)?))).collect()
+        told.into_iter()
+            .map(|(worker, pulse, ago_ms)| {
+                let heard = Heard { pulse: parse("pulse", &pulse)?, ago: Duration::from_millis(ago_ms) };
+                Ok((worker, heard))
+            })
+            .collect()
     }
 
     async fn progress(&self) -> Result<Progress, LedgerError> {
