@@ -8,9 +8,11 @@ use shelfmill_pipeline::{failure::FailureClass, job::Percentile};
 use shelfmill_producer::input::Format;
 
 mod change;
+mod operate;
 mod page;
 
 pub(crate) use change::ChangeArgs;
+pub(crate) use operate::{PauseArgs, PurgeArgs};
 pub(crate) use page::PageArgs;
 
 const AFTER_HELP: &str = "\
@@ -73,6 +75,12 @@ Prints `Completed: 65/229 products (28.4%)` and `Remaining: 164 products`. Give 
     /// Put failed products back, so that they are tried again, as the job says or otherwise.
     #[command(after_help = change::REQUEUE_HELP)]
     Requeue(RequeueArgs),
+    /// Fleet: let nobody begin a call until `resume`; calls under way are finished, and the roles wait.
+    Pause(PauseArgs),
+    /// Fleet: let a paused run go on.
+    Resume(FleetArgs),
+    /// Fleet: remove what RabbitMQ and Redis know of a run, after asking; results on disk stay.
+    Purge(PurgeArgs),
     /// Tell what a run would do, without a call: products, rejects, the first prompt, estimated tokens and cost.
     Check(CheckArgs),
     /// Serve an OpenAI-compatible API without a model: for demos, tests and benchmarks, with faults on demand.

@@ -14,6 +14,7 @@ mod embedded;
 mod failover;
 mod file_faults;
 mod fleet;
+mod fleet_commands;
 mod halts;
 mod health;
 mod images;

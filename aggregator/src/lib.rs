@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
     health::{Role, Silence, health},
-    ledger::{Ledger, Progress, Pulse, Vitals},
+    ledger::{Halt, Ledger, Progress, Pulse, Vitals},
     message::{Line, Outcome},
     metrics::metrics,
     shutdown::Stopper,
@@ -289,14 +289,14 @@ impl Aggregator {
         let progress = self.look().await?;
         Ok(match progress.halt {
             _ if self.is_complete => Status::Complete,
-            Some(_) => Status::Paused,
-            None => Status::Interrupted,
+            Some(halt) if !halt.is_asked() => Status::Paused,
+            Some(_) | None => Status::Interrupted,
         })
     }
 
     /// Whether a run that has paused by itself has nothing under way any more, or nothing that comes.
     async fn has_come_to_rest(&mut self, broker: &dyn Broker, progress: &Progress) -> anyhow::Result<bool> {
-        if progress.halt.is_none() {
+        if progress.halt.as_ref().is_none_or(Halt::is_asked) {
             self.halted = None;
             return Ok(false);
         }

@@ -32,6 +32,7 @@ mod dead;
 mod declare;
 mod outage;
 mod publish;
+mod purge;
 mod socket;
 
 /// A silent peer is given up after twice this. Half of it would be too short for a machine that is busy for seconds.

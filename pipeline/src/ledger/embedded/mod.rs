@@ -460,7 +460,7 @@ impl Ledger for EmbeddedLedger {
     async fn heard(&self) -> Result<BTreeMap<String, Heard>, LedgerError> {
         // Who tells lives and dies with the ledger.
         let (now, inner) = (Instant::now(), self.lock());
-        let heard = |(pulse, at): &(Pulse, Instant)| Heard { pulse: *pulse, ago: now - *at };
+        let heard = |(pulse, at): &(Pulse, Instant)| Heard { pulse: *pulse, version: None, ago: now - *at };
         Ok(inner.pulses.iter().map(|(worker, told)| (worker.clone(), heard(told))).collect())
     }
 
