@@ -19,7 +19,7 @@ build: ## build target/release/shelfmill
 	$(CARGO) build --release --locked
 
 # Whole-system tests mostly wait for servers and leases: more of them at once than there are cores.
-test: ## install RabbitMQ and Redis if missing, lint, and run all tests
+test: ## install RabbitMQ, Redis and Chromium if missing, lint, and run all tests
 	sh tests/install-servers.sh
 	$(MAKE) --no-print-directory lint
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --workspace --locked

@@ -8,8 +8,12 @@ use shelfmill_pipeline::{failure::FailureClass, job::Percentile};
 use shelfmill_producer::input::Format;
 
 mod change;
+mod operate;
+mod page;
 
 pub(crate) use change::ChangeArgs;
+pub(crate) use operate::{PauseArgs, PurgeArgs};
+pub(crate) use page::PageArgs;
 
 const AFTER_HELP: &str = "\
 The model's key is read from OPENAI_API_KEY. Progress and logs go to stderr, data to stdout.
@@ -71,6 +75,12 @@ Prints `Completed: 65/229 products (28.4%)` and `Remaining: 164 products`. Give 
     /// Put failed products back, so that they are tried again, as the job says or otherwise.
     #[command(after_help = change::REQUEUE_HELP)]
     Requeue(RequeueArgs),
+    /// Fleet: let nobody begin a call until `resume`; calls under way are finished, and the roles wait.
+    Pause(PauseArgs),
+    /// Fleet: let a paused run go on.
+    Resume(FleetArgs),
+    /// Fleet: remove what RabbitMQ and Redis know of a run, after asking; results on disk stay.
+    Purge(PurgeArgs),
     /// Tell what a run would do, without a call: products, rejects, the first prompt, estimated tokens and cost.
     Check(CheckArgs),
     /// Serve an OpenAI-compatible API without a model: for demos, tests and benchmarks, with faults on demand.
@@ -96,6 +106,8 @@ pub(crate) struct RunArgs {
     pub(crate) work: WorkArgs,
     #[command(flatten)]
     pub(crate) checkpoints: CheckpointArgs,
+    #[command(flatten)]
+    pub(crate) page: PageArgs,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
 }
@@ -140,6 +152,8 @@ pub(crate) struct AggregatorArgs {
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) checkpoints: CheckpointArgs,
+    #[command(flatten)]
+    pub(crate) page: PageArgs,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
 }
@@ -264,7 +278,8 @@ pub(crate) struct CheckpointArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProcessArgs {
-    /// Serve /metrics for Prometheus, and /healthz and /readyz for probes; 127.0.0.1:0 takes a free port and logs which.
+    /// Show the run to people at / (run, aggregator), tell Prometheus at /metrics, and probes at /healthz and /readyz;
+    /// 127.0.0.1:0 takes a free port and tells which.
     #[arg(long, value_name = "ADDR:PORT", env = "SHELFMILL_LISTEN", help_heading = "Work")]
     pub(crate) listen: Option<std::net::SocketAddr>,
     /// After Ctrl-C or SIGTERM, how long calls in flight may take to finish.

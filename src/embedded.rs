@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 use crate::{
     cli::{RunArgs, WhichArgs},
     end::{self, Usage},
-    job, listen,
-    page::Reporter,
+    job,
+    page::{self, Reporter},
     progress::{self, Ending},
     signals, simulate,
     telemetry::Screen,
@@ -46,8 +46,9 @@ pub(crate) fn local_folder(which: &WhichArgs) -> Option<PathBuf> {
 /// `shelfmill run`.
 pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.process.grace)?;
-    listen::start(args.process.listen).await?;
     let mut job = job::job(&args.job)?;
+    let name = args.run.as_deref().unwrap_or(DEFAULT_RUN);
+    let live = page::live(&args.process, &args.page, name, job.limits.budget, screen).await?;
     if args.simulate {
         // Under its own name, so that no later run takes simulated answers for a model's.
         shelfmill_simulator::MODEL.clone_into(&mut job.llm.model);
@@ -64,7 +65,6 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
         )));
     }
 
-    let name = args.run.as_deref().unwrap_or(DEFAULT_RUN);
     let out = out_folder(args.out.clone(), args.run.as_deref());
     let input = job::input(&args.input);
     // What is wrong with input or job is told before there is a folder.
@@ -84,15 +84,24 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
     };
     let has_report = args.checkpoints.report;
     let (reporter, listener) = Reporter::new(&out, progress::listener(screen), has_report);
+    let listener = live.iter().fold(listener, |listener, live| live.listener(listener));
     let budget = job.limits.budget;
     let ledger: Arc<dyn Ledger> = Arc::new(ledger);
     // The ledger knows what is done before the producer asks.
-    let aggregator = Aggregator::open(config, folder, Arc::clone(&ledger), stopper.for_the_last(), listener)
-        .await?
-        .context("the aggregator was stopped before it began")?;
-    let roles = Roles::start(&args, job, ledger, aggregator, stopper);
+    let mut aggregator =
+        Aggregator::open(config, folder, Arc::clone(&ledger), stopper.for_the_last(), listener)
+            .await?
+            .context("the aggregator was stopped before it began")?;
+    if let Some(live) = &live {
+        live.follow(&mut aggregator, &out);
+    }
+    let roles = Roles::start(&args, job, Arc::clone(&ledger), aggregator, stopper);
+    if let Some(live) = &live {
+        live.watch(ledger, roles.broker.clone());
+    }
     let summary = roles.finish().await?;
     reporter.write(&summary, budget)?;
+    page::end(live.as_ref(), &summary, &out, budget).await;
     let which = format!("--out {}", out.display());
     let again = "run the same command again";
     progress::conclude(screen, &summary, &Ending { out: &out, again, which: &which, has_report });

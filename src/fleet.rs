@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder};
 use shelfmill_pipeline::{
     broker::{Connect, RabbitBroker, RabbitConfig},
-    ledger::{Ledger, RedisConfig, RedisLedger},
+    ledger::{Ledger, RedisConfig, RedisLedger, Version},
     shutdown::Stopper,
 };
 use shelfmill_producer::ProducerConfig;
@@ -16,7 +16,7 @@ use crate::{
     cli::{AggregatorArgs, FleetArgs, ProducerArgs, ServerArgs, WorkerArgs},
     end::{self, DONE, INTERRUPTED, PAUSED},
     foreign, job, listen,
-    page::Reporter,
+    page::{self, Reporter},
     progress::{self, Ending},
     signals,
     telemetry::Screen,
@@ -86,10 +86,44 @@ fn both(
     ))
 }
 
+/// Others of which so many are named.
+const NAMED: usize = 5;
+
+/// Meets the other roles of the run: one of another build is told, and one that has no messages in common ends this. `false`
+/// where it was stopped first.
+async fn meet(role: &str, ledger: &RedisLedger, stopper: &Stopper) -> anyhow::Result<bool> {
+    let others = tokio::select! {
+        others = ledger.meet(role) => others?,
+        () = stopper.stopped() => return Ok(false),
+    };
+    let own = Version::own();
+    if let Some((name, other)) = others.iter().find(|(_, other)| !own.works_with(other)) {
+        anyhow::bail!(
+            "this {role} is Shelfmill {own} and cannot work with the {name}, which is {other}: their messages have no version in \
+             common. Use one version for the whole fleet, or another --run name"
+        );
+    }
+    let differ: Vec<_> = others
+        .iter()
+        .filter(|(_, other)| other.version != own.version)
+        .map(|(name, other)| format!("{name} {other}"))
+        .collect();
+    if !differ.is_empty() {
+        let named = differ[..differ.len().min(NAMED)].join(", ");
+        tracing::warn!(
+            own = %own,
+            others = named,
+            count = differ.len(),
+            "roles of other versions are in this run; they work together: finish the upgrade when it suits"
+        );
+    }
+    Ok(true)
+}
+
 /// `shelfmill producer`.
 pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.process.grace)?;
-    listen::start(args.process.listen).await?;
+    listen::start(args.process.listen, None).await?;
     let job = job::job(&args.job)?;
     let (broker, ledger) = both(&args.fleet, "producer", &stopper)?;
     tokio::task::spawn_blocking({
@@ -105,6 +139,9 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
         window: PUBLISH_WINDOW,
         max_backlog: Some(args.max_backlog),
     };
+    if !meet("producer", &ledger, &stopper).await? {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     // Nothing is in flight while servers are waited for: a stop need not wait for the grace.
     tokio::select! {
         begun = job::begin(ledger.as_ref(), &job, run, args.job.accept_changed_job) => begun?,
@@ -129,7 +166,7 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
 /// `shelfmill worker`.
 pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.process.grace)?;
-    listen::start(args.process.listen).await?;
+    listen::start(args.process.listen, None).await?;
     args.base_url.as_deref().map(check_base_url).transpose()?;
     let (broker, ledger) = both(&args.fleet, "worker", &stopper)?;
     let config = WorkerConfig {
@@ -141,6 +178,9 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         until_done: args.until_done,
         until_halted: args.until_done,
     };
+    if !meet("worker", &ledger, &stopper).await? {
+        return Ok(ExitCode::from(DONE));
+    }
     Ok(match shelfmill_worker::run(config, broker, ledger, stopper).await? {
         Ended::InOrder => ExitCode::from(DONE),
         Ended::Halted(halt) => {
@@ -153,21 +193,31 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
 /// `shelfmill aggregator`.
 pub(crate) async fn aggregator(args: AggregatorArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.process.grace)?;
-    listen::start(args.process.listen).await?;
+    let live = page::live(&args.process, &args.page, &args.fleet.run, None, screen).await?;
     let folder = Folder::open(&args.out, &args.fleet.run)?;
     let (broker, ledger) = both(&args.fleet, "aggregator", &stopper)?;
     let config =
         AggregatorConfig { host: host(), checkpoint_every: args.checkpoints.checkpoint_every as usize };
+    if !meet("aggregator", &ledger, &stopper).await? {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     let has_report = args.checkpoints.report;
     let (reporter, listener) = Reporter::new(&args.out, progress::listener(screen), has_report);
+    let listener = live.iter().fold(listener, |listener, live| live.listener(listener));
     let opened = tokio::select! {
         opened = Aggregator::open(config, folder, ledger.clone(), stopper.clone(), listener) => opened?,
         () = stopper.stopped() => None,
     };
-    let Some(aggregator) = opened else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let Some(mut aggregator) = opened else { return Ok(ExitCode::from(INTERRUPTED)) };
+    if let Some(live) = &live {
+        live.follow(&mut aggregator, &args.out);
+        live.watch(ledger.clone(), broker.clone());
+    }
     let summary = aggregator.run(broker.as_ref()).await?;
-    if has_report {
-        reporter.write(&summary, ledger.job().await?.and_then(|job| job.limits.budget))?;
+    if has_report || live.is_some() {
+        let budget = ledger.job().await?.and_then(|job| job.limits.budget);
+        reporter.write(&summary, budget)?;
+        page::end(live.as_ref(), &summary, &args.out, budget).await;
     }
     let (out, again, which) = (&args.out, "start the aggregator again", format!("--run {}", args.fleet.run));
     progress::conclude(screen, &summary, &Ending { out, again, which: &which, has_report });

@@ -12,6 +12,7 @@ mod fleet;
 mod foreign;
 mod job;
 mod listen;
+mod operate;
 mod page;
 mod progress;
 mod requeue;
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
             Command::Aggregator(args) => fleet::aggregator(args, &screen).await,
             Command::Progress(args) => status::run(args).await,
             Command::Requeue(args) => requeue::run(args).await,
+            Command::Pause(args) => operate::pause(args).await,
+            Command::Resume(args) => operate::resume(args).await,
+            Command::Purge(args) => operate::purge(args).await,
             Command::Check(args) => check::run(&args),
             Command::Simulate(args) => simulate::run(args).await,
         }
@@ -63,6 +67,6 @@ const fn role(command: &Command) -> &'static str {
         Command::Producer(_) => "producer",
         Command::Worker(_) => "worker",
         Command::Aggregator(_) => "aggregator",
-        Command::Progress(_) | Command::Requeue(_) | Command::Check(_) | Command::Simulate(_) => "command",
+        _ => "command",
     }
 }

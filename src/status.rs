@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use shelfmill_aggregator::{Folder, read_lines, recent_rate};
 use shelfmill_pipeline::{
-    broker::{Connect, Depths, RabbitBroker},
+    broker::{Broker, Connect, Depths, RabbitBroker},
     failure::FailureClass,
-    ledger::{Ledger, Pulse, RedisLedger},
+    ledger::{Heard, Ledger, Pulse, RedisLedger},
     record::{FAILURES_FILE, JOURNAL_FILE},
     shutdown::Stopper,
 };
@@ -20,6 +20,8 @@ use crate::{
     fleet, foreign, progress,
 };
 
+/// Workers that are listed for people.
+const SHOWN: usize = 20;
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -39,11 +41,22 @@ struct Report {
     /// `ok`, or why RabbitMQ does not answer; nothing in a run of one process.
     broker: Option<String>,
     /// Workers that were heard of lately, by name; nothing in a run of one process.
-    workers: Option<BTreeMap<String, Pulse>>,
+    workers: Option<BTreeMap<String, Worker>>,
+    /// Which builds the last producer and aggregator of a fleet's run were.
+    versions: Option<BTreeMap<String, String>>,
     /// For how much longer the provider has the fleet pause.
     paused_seconds: Option<f64>,
     /// Why nobody calls, where the run has paused by itself.
     paused_because: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Worker {
+    #[serde(flatten)]
+    pulse: Pulse,
+    version: Option<String>,
+    /// For so long nothing was heard of it.
+    heard_seconds: f64,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -99,13 +112,30 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
         println!("Queues: not known, {trouble}");
     }
     if let Some(workers) = report.workers.as_ref().filter(|_| !report.complete) {
-        let Pulse { in_flight, limit, ceiling } = Pulse::sum(workers.values());
+        let Pulse { in_flight, limit, ceiling } = Pulse::sum(workers.values().map(|worker| &worker.pulse));
         let limited = if limit < ceiling {
             format!(" (up to {ceiling}, if the model's servers bear it)")
         } else {
             String::new()
         };
         println!("Workers: {}, with {in_flight} of {limit} calls under way{limited}", workers.len());
+        for (name, Worker { pulse, version, heard_seconds }) in workers.iter().take(SHOWN) {
+            let (name, version) =
+                (foreign::line(name), version.as_deref().unwrap_or("of an unknown version"));
+            println!(
+                "  {name}  {}  {} of {} calls, heard {heard_seconds:.0} s ago",
+                foreign::line(version),
+                pulse.in_flight,
+                pulse.limit
+            );
+        }
+        if workers.len() > SHOWN {
+            println!("  and {} more (all with --json)", workers.len() - SHOWN);
+        }
+    }
+    if let Some(versions) = report.versions.as_ref().filter(|versions| !versions.is_empty()) {
+        let told: Vec<_> = versions.iter().map(|(role, version)| format!("{role} {version}")).collect();
+        println!("Versions: {}", foreign::line(&told.join(", ")));
     }
     if let Some(reason) = &report.paused_because {
         println!("Paused: {}", foreign::line(reason));
@@ -123,7 +153,8 @@ async fn of_fleet(run: &str, ledger: &RedisLedger, broker: &RabbitBroker) -> any
         .ok_or_else(|| Usage(format!("there is no run '{run}' in this Redis; start its producer first")))?;
     let progress = ledger.progress().await?;
     let (completed, failed) = progress.done();
-    let (paused, workers) = (ledger.paused_for().await?, ledger.pulses().await?);
+    let (paused, heard, versions) =
+        (ledger.paused_for().await?, ledger.heard().await?, ledger.versions().await?);
     // The ledger alone knows how far the run is: without RabbitMQ there is still something to tell.
     let looked = broker.look().await;
     let report = Report {
@@ -144,7 +175,16 @@ async fn of_fleet(run: &str, ledger: &RedisLedger, broker: &RabbitBroker) -> any
             outcomes,
             dead,
         }),
-        workers: Some(workers),
+        workers: Some(
+            heard
+                .into_iter()
+                .map(|(name, Heard { pulse, version, ago })| {
+                    let version = version.map(|version| version.to_string());
+                    (name, Worker { pulse, version, heard_seconds: ago.as_secs_f64() })
+                })
+                .collect(),
+        ),
+        versions: Some(versions.into_iter().map(|(role, version)| (role, version.to_string())).collect()),
         paused_seconds: (!paused.is_zero()).then_some(paused.as_secs_f64()),
         paused_because: progress.halt.as_ref().map(ToString::to_string),
         ..report(run, progress.total(), completed, failed)
@@ -187,6 +227,7 @@ fn report(run: &str, total: Option<u64>, completed: u64, failed: u64) -> Report 
         queues: None,
         broker: None,
         workers: None,
+        versions: None,
         paused_seconds: None,
         paused_because: None,
     }

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes sure that the servers the whole-system tests run are installed: rabbitmq-server, redis-server, openssl.
+# Makes sure that the servers the whole-system tests run are installed: rabbitmq-server, redis-server, openssl;
+# and chromium, which looks at the status page.
 #
 # Does nothing, not even a look at the network, when all are there. Otherwise installs the missing ones from Debian's
 # packages, as root or through sudo. The packages' own services are kept from starting: the tests start
@@ -11,6 +12,7 @@ missing() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null || echo rabbitmq-server
     command -v redis-server >/dev/null && command -v redis-cli >/dev/null || echo redis-server
     command -v openssl >/dev/null || echo openssl
+    command -v chromium >/dev/null || echo chromium
 }
 
 packages=$(missing | tr '\n' ' ')

@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
     health::{Role, Silence, health},
-    ledger::{Ledger, Progress, Pulse, Vitals},
-    message::Outcome,
+    ledger::{Halt, Ledger, Progress, Pulse, Vitals},
+    message::{Line, Outcome},
     metrics::metrics,
     shutdown::Stopper,
     trace::Span,
@@ -119,6 +119,9 @@ impl Event {
 /// Who is told.
 pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// Who sees each line that is written, of journal and failures.
+pub type Tap = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// A writer whose ledger knows what its disk knows.
 pub struct Aggregator {
     config: AggregatorConfig,
@@ -127,6 +130,7 @@ pub struct Aggregator {
     ledger: Arc<dyn Ledger>,
     stopper: Stopper,
     listener: Listener,
+    tap: Option<Tap>,
     rate: Rate,
     cost_usd: Option<f64>,
     reported: Option<Instant>,
@@ -177,6 +181,7 @@ impl Aggregator {
             ledger,
             stopper,
             listener,
+            tap: None,
             rate: Rate::default(),
             cost_usd: Some(known_cost_usd.unwrap_or(0.0) + told_cost_usd),
             reported: None,
@@ -190,6 +195,11 @@ impl Aggregator {
             halted: None,
             is_complete: false,
         }))
+    }
+
+    /// Shows this one each line that is written from now on.
+    pub fn show_lines(&mut self, tap: Tap) {
+        self.tap = Some(tap);
     }
 
     /// Writes until the run is complete or the stopper stops it; the summary says which.
@@ -287,14 +297,14 @@ impl Aggregator {
         let progress = self.look().await?;
         Ok(match progress.halt {
             _ if self.is_complete => Status::Complete,
-            Some(_) => Status::Paused,
-            None => Status::Interrupted,
+            Some(halt) if !halt.is_asked() => Status::Paused,
+            Some(_) | None => Status::Interrupted,
         })
     }
 
     /// Whether a run that has paused by itself has nothing under way any more, or nothing that comes.
     async fn has_come_to_rest(&mut self, broker: &dyn Broker, progress: &Progress) -> anyhow::Result<bool> {
-        if progress.halt.is_none() {
+        if progress.halt.as_ref().is_none_or(Halt::is_asked) {
             self.halted = None;
             return Ok(false);
         }
@@ -341,8 +351,14 @@ impl Aggregator {
         let batch = collect(first, outcomes, self.config.checkpoint_every, self.next_batch).await?;
         self.next_batch = Instant::now() + BATCH_EVERY;
         let spans: Vec<_> = batch.iter().map(span_of).collect();
-        let failing = &mut self.failing;
-        let written = self.writer.write(batch, self.ledger.as_ref(), &mut |line| failing.add(line)).await?;
+        let (failing, tap) = (&mut self.failing, &self.tap);
+        let mut look = |line: &Line| {
+            failing.add(line);
+            if let Some(tap) = tap {
+                tap(line.json());
+            }
+        };
+        let written = self.writer.write(batch, self.ledger.as_ref(), &mut look).await?;
         drop(spans);
         self.halted = self.halted.map(|_| Instant::now());
         self.cost_usd = self.cost_usd.zip(written.cost_usd).map(|(sum, cost)| sum + cost);

@@ -195,7 +195,8 @@ async fn keep_turn(scan: u64, ledger: &dyn Ledger) -> anyhow::Result<Halt> {
     loop {
         tokio::time::sleep(KEEP_EVERY).await;
         ledger.keep_scan(scan).await?;
-        if let Some(halt) = ledger.halted().await? {
+        // While a person has paused the run, tasks may wait for it to go on.
+        if let Some(halt) = ledger.halted().await?.filter(|halt| !halt.is_asked()) {
             return Ok(halt);
         }
     }

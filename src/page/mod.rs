@@ -1,4 +1,5 @@
-//! A run as a page: one HTML file without any asset, that asks nobody for anything. `--report` leaves it beside the results.
+//! A run as a page: one HTML file without any asset, that asks nobody for anything. `--report` leaves it beside the results,
+//! with the figures in it; `--listen` serves it while the run goes on, and it gets them from there.
 //!
 //! Ids and messages come from catalogs and servers: the page gets them as JSON that cannot end its script block, and puts
 //! them on the screen as text, never as markup.
@@ -16,9 +17,21 @@ use serde::{Deserialize, Serialize};
 use shelfmill_aggregator::{Calls, Latencies, Listener, Status, Summary, Tokens};
 use shelfmill_pipeline::{failure::FailureClass, record::FAILURES_FILE};
 
+use crate::{
+    cli::{PageArgs, ProcessArgs},
+    listen,
+    telemetry::Screen,
+};
 use rate::RateCurve;
 
+use gate::find_token;
+pub(crate) use live::Live;
+pub(crate) use serve::Site;
+
+mod gate;
+mod live;
 mod rate;
+mod serve;
 
 /// Beside the results.
 pub(crate) const REPORT_FILE: &str = "analysis_report.html";
@@ -29,15 +42,44 @@ const NO_SNAPSHOT: &str = ">null</script>";
 const EXAMPLES: usize = 3;
 const EXAMPLE_BYTES: usize = 300;
 
+/// The page of a run that begins, served if an address is given.
+pub(crate) async fn live(
+    process: &ProcessArgs,
+    page: &PageArgs,
+    run: &str,
+    budget_usd: Option<f64>,
+    screen: &Screen,
+) -> anyhow::Result<Option<Live>> {
+    if process.listen.is_none() {
+        return Ok(None);
+    }
+    let (live, token) = (Live::new(run, budget_usd)?, find_token(page.status_token_file.as_deref())?);
+    if let Some(address) = listen::start(process.listen, Some(Site { live: live.clone(), token })).await? {
+        screen.say(&format!("Watch the run at http://{address}/"));
+    }
+    Ok(Some(live))
+}
+
+/// Tells those who look that the run has ended. A page that cannot be told does not change how it did.
+pub(crate) async fn end(live: Option<&Live>, summary: &Summary, out: &Path, budget_usd: Option<f64>) {
+    if let Some(live) = live
+        && let Err(error) = live.end(summary, out, budget_usd).await
+    {
+        tracing::warn!(%error, "the status page was not told of the end");
+    }
+}
+
 /// What the page shows.
 #[derive(Debug, Serialize)]
 struct Snapshot<'a> {
     run: &'a str,
     version: &'static str,
-    state: Status,
+    state: State,
     reason: Option<String>,
     updated_at: String,
     elapsed_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eta_seconds: Option<f64>,
     products: Products,
     rate: Rate<'a>,
     latency_ms: Option<Latencies>,
@@ -46,9 +88,49 @@ struct Snapshot<'a> {
     cost_usd: Option<f64>,
     budget_usd: Option<f64>,
     failures: Vec<Failures>,
-    /// A run that has ended has none; nor has it queues.
-    workers: [(); 0],
-    queues: Option<()>,
+    /// A run that has ended has none.
+    workers: &'a [Worker],
+    workers_not_shown: usize,
+    queues: Option<Queues>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Starting,
+    StandingBy,
+    Running,
+    Complete,
+    Interrupted,
+    Paused,
+}
+
+impl From<Status> for State {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Complete => Self::Complete,
+            Status::Interrupted => Self::Interrupted,
+            Status::Paused => Self::Paused,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Worker {
+    name: String,
+    in_flight: u32,
+    limit: u32,
+    ceiling: u32,
+    /// For so long nothing was heard of it.
+    heard_seconds: f64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Queues {
+    tasks: u64,
+    retries: u64,
+    outcomes: u64,
+    dead: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,7 +157,7 @@ struct Failures {
     examples: Vec<Example>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Example {
     id: String,
     message: String,
@@ -108,17 +190,35 @@ impl Reporter {
 
     pub(crate) fn write(&self, summary: &Summary, budget_usd: Option<f64>) -> anyhow::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let failures = examples(summary, &path.with_file_name(FAILURES_FILE))
-            .with_context(|| format!("cannot read {FAILURES_FILE}"))?;
         let curve = self.curve.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = path.with_file_name(FAILURES_FILE);
+        let snapshot = Snapshot::of_summary(summary, &failures, &curve, budget_usd)?;
+        // Whole or not at all, like its neighbours; it can be made anew, and is not worth an fsync.
+        let beside = path.with_extension("html.tmp");
+        fs::write(&beside, html(&snapshot)?)
+            .and_then(|()| fs::rename(&beside, path))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+impl<'a> Snapshot<'a> {
+    /// Of a run that has ended, with examples from its failures.
+    fn of_summary(
+        summary: &'a Summary,
+        failures: &Path,
+        curve: &'a RateCurve,
+        budget_usd: Option<f64>,
+    ) -> anyhow::Result<Self> {
+        let failures = examples(summary, failures).with_context(|| format!("cannot read {FAILURES_FILE}"))?;
         let counts = &summary.counts;
-        let snapshot = Snapshot {
+        Ok(Self {
             run: &summary.run,
             version: env!("CARGO_PKG_VERSION"),
-            state: summary.status,
+            state: summary.status.into(),
             reason: summary.paused_because.as_ref().map(ToString::to_string),
             updated_at: summary.finished_at.to_string(),
             elapsed_seconds: summary.elapsed_seconds,
+            eta_seconds: None,
             products: Products {
                 total: counts.input.map(|input| input.saturating_sub(counts.rejected)),
                 completed: counts.completed,
@@ -132,21 +232,20 @@ impl Reporter {
             cost_usd: summary.cost_usd,
             budget_usd,
             failures,
-            workers: [],
+            workers: &[],
+            workers_not_shown: 0,
             queues: None,
-        };
-        // Whole or not at all, like its neighbours; it can be made anew, and is not worth an fsync.
-        let beside = path.with_extension("html.tmp");
-        fs::write(&beside, html(&snapshot)?)
-            .and_then(|()| fs::rename(&beside, path))
-            .with_context(|| format!("cannot write {}", path.display()))
+        })
     }
 }
 
+/// Nothing in it can end a script block that it is in.
+fn json(snapshot: &Snapshot<'_>) -> anyhow::Result<String> {
+    Ok(serde_json::to_string(snapshot)?.replace('<', "\\u003c"))
+}
+
 fn html(snapshot: &Snapshot<'_>) -> anyhow::Result<String> {
-    // Nothing in it can end the block that it is in.
-    let json = serde_json::to_string(snapshot)?.replace('<', "\\u003c");
-    Ok(PAGE.replacen(NO_SNAPSHOT, &format!(">{json}</script>"), 1))
+    Ok(PAGE.replacen(NO_SNAPSHOT, &format!(">{}</script>", json(snapshot)?), 1))
 }
 
 /// The classes of the summary, most frequent first, with some of the lines each.

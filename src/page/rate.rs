@@ -15,12 +15,14 @@ pub(super) struct RateCurve {
     step: Duration,
     /// When the last point was made, and how much was done then; `None` before anything is known.
     last: Option<(Instant, u64)>,
+    /// When anything was known first, and how much was done then.
+    first: Option<(Instant, u64)>,
     points: Vec<(f64, f64)>,
 }
 
 impl Default for RateCurve {
     fn default() -> Self {
-        Self { started: Instant::now(), step: FIRST_STEP, last: None, points: Vec::new() }
+        Self { started: Instant::now(), step: FIRST_STEP, last: None, first: None, points: Vec::new() }
     }
 }
 
@@ -33,6 +35,7 @@ impl RateCurve {
     fn add_at(&mut self, now: Instant, done: u64) {
         let Some((at, before)) = self.last else {
             self.last = Some((now, done));
+            self.first = self.last;
             return;
         };
         let took = now - at;
@@ -56,6 +59,15 @@ impl RateCurve {
     /// Seconds since the start, and products per second then.
     pub(super) fn points(&self) -> &[(f64, f64)] {
         &self.points
+    }
+
+    /// The rate of the whole time.
+    pub(super) fn overall(&self) -> f64 {
+        let Some(((from, before), (to, done))) = self.first.zip(self.last) else { return 0.0 };
+        let took = (to - from).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let done = done.saturating_sub(before) as f64;
+        if took > 0.0 { round(done / took) } else { 0.0 }
     }
 
     /// The rate at the end.

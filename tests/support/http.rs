@@ -15,16 +15,16 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// Where a process with `--listen` listens, as it tells.
+/// Where a process with `--listen` listens, on this machine, as it tells.
 #[track_caller]
 pub(crate) fn address(process: &Running) -> String {
     eventually(DEADLINE, "an address", || {
         let said = process.stderr();
-        let line = said.lines().find(|line| line.contains("listening: "));
-        let address = line
-            .and_then(|line| line.split("addr=").nth(1))
-            .and_then(|rest| rest.split_whitespace().next())
-            .map(str::to_owned);
+        let address = ["listening: /metrics, /healthz, /readyz addr=", "Watch the run at http://"]
+            .iter()
+            .find_map(|told| said.split(told).nth(1))
+            .and_then(|rest| rest.split(|letter: char| letter == '/' || letter.is_whitespace()).next())
+            .map(|address| address.replace("0.0.0.0", "127.0.0.1"));
         address.ok_or(said)
     })
 }

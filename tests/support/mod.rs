@@ -6,6 +6,7 @@
 //! top to bottom, and a failure shows the server's or the process's last lines.
 
 pub(crate) mod amqp;
+pub(crate) mod browser;
 pub(crate) mod catalog;
 pub(crate) mod checker;
 pub(crate) mod fleet;

@@ -109,7 +109,7 @@ async fn work_sessions(
 ) -> anyhow::Result<Ended> {
     loop {
         if let Some(halt) = halt_of_run(ledger.as_ref(), &stopper).await? {
-            if config.until_halted {
+            if config.until_halted && !halt.is_asked() {
                 return Ok(Ended::Halted(halt));
             }
             tracing::warn!(reason = %halt, "the run has paused; this worker waits until it goes on");

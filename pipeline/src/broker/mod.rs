@@ -95,6 +95,10 @@ pub trait Broker: Send + Sync {
     async fn outcomes(&self, prefetch: u16) -> Result<Box<dyn Consumer<Outcome>>, BrokerError>;
     /// How much is waiting.
     async fn depths(&self) -> Result<Depths, BrokerError>;
+    /// The same for people: an answer or an error within a few seconds, also while the broker is away.
+    async fn look(&self) -> Result<Depths, BrokerError> {
+        self.depths().await
+    }
     /// Goes through the dead queue.
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>, BrokerError>;
 }

@@ -1,5 +1,5 @@
-//! A run that has paused by itself, because going on would burn the catalog or the budget: nobody calls until the run is
-//! begun again, by whoever has mended what was wrong.
+//! A run that has paused. By itself, because going on would burn the catalog or the budget: nobody calls until the run is begun
+//! again, by whoever has mended what was wrong. Or because a person has asked for it: until a person lets it go on.
 
 use std::fmt;
 
@@ -30,6 +30,16 @@ pub enum HaltCause {
     Model,
     /// Too many products fail.
     Failures,
+    /// A person has asked for it: until a person lets it go on, roles wait and none ends.
+    Asked,
+}
+
+impl Halt {
+    /// Whether the run waits for a person to let it go on, and for nothing else.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.cause == HaltCause::Asked
+    }
 }
 
 impl HaltCause {

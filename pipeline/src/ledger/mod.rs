@@ -37,6 +37,7 @@ mod pace;
 mod prompts;
 mod pulse;
 mod redis;
+mod version;
 
 pub use claims::{Call, Claim, ClaimToken, Grant, Kept, Turn};
 pub use dialect::Dialect;
@@ -45,8 +46,9 @@ pub use error::LedgerError;
 pub use halt::{Halt, HaltCause};
 pub use pace::{Ask, Bucket, HORIZON_MS, Permits, RateRefusal};
 pub use prompts::{PromptAnswer, PromptTurn};
-pub use pulse::Pulse;
-pub use redis::{FailedProduct, RedisConfig, RedisLedger};
+pub use pulse::{Heard, Pulse};
+pub use redis::{AtWork, FailedProduct, Paused, RedisConfig, RedisLedger};
+pub use version::Version;
 
 /// What the producer is to do with a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +224,7 @@ pub trait Ledger: Send + Sync {
     /// The job of the run; `None` before a producer has begun it.
     async fn job(&self) -> Result<Option<Job>, LedgerError>;
     /// Gives the run its job, unless it has one that asks another question and `accept_changed` is not set. A run that
-    /// has paused by itself goes on.
+    /// has paused by itself goes on; one that a person has paused does not.
     async fn begin(&self, job: &Job, accept_changed: bool) -> Result<Begun, LedgerError>;
 
     /// The right to read the input, and the number of the reading; `None` while another producer has it.
@@ -325,8 +327,12 @@ pub trait Ledger: Send + Sync {
     async fn drop_pen(&self, aggregator: &str) -> Result<(), LedgerError>;
     /// What a worker does, for those who watch; nothing when it ends.
     async fn tell_pulse(&self, worker: &str, pulse: Option<&Pulse>) -> Result<(), LedgerError>;
+    /// What each worker does that was heard of lately, and when that was.
+    async fn heard(&self) -> Result<BTreeMap<String, Heard>, LedgerError>;
     /// What each worker does that was heard of lately.
-    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError>;
+    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError> {
+        Ok(self.heard().await?.into_iter().map(|(worker, heard)| (worker, heard.pulse)).collect())
+    }
     /// For those who watch.
     async fn report(&self, vitals: &Vitals) -> Result<(), LedgerError>;
     /// How far the run is.

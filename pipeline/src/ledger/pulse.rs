@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Version;
+
 /// Who has not been heard of for so long is not counted.
 pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(20);
 
@@ -16,6 +18,17 @@ pub struct Pulse {
     pub limit: u32,
     /// How many may be at most.
     pub ceiling: u32,
+}
+
+/// What a worker told last, and when.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// What it does.
+    pub pulse: Pulse,
+    /// Which build it is, where it is in another process.
+    pub version: Option<Version>,
+    /// For so long nothing was heard of it.
+    pub ago: Duration,
 }
 
 impl Pulse {

@@ -38,6 +38,7 @@ mod declare;
 mod outage;
 mod outbox;
 mod publish;
+mod purge;
 mod socket;
 
 /// A silent peer is given up after twice this. Half of it would be too short for a machine that is busy for seconds.
@@ -110,11 +111,6 @@ impl RabbitBroker {
         })
     }
 
-    /// How much is waiting, for people: an answer or an error within 3 s, and nothing is declared.
-    pub async fn look(&self) -> Result<Depths, BrokerError> {
-        self.shared.look().await
-    }
-
     async fn consume<M: Wire>(
         &self,
         queue: &str,
@@ -156,6 +152,11 @@ impl Broker for RabbitBroker {
             depths.retries += self.shared.depth(queue).await?;
         }
         Ok(depths)
+    }
+
+    /// Nothing is declared.
+    async fn look(&self) -> Result<Depths, BrokerError> {
+        self.shared.look().await
     }
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>, BrokerError> {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use tokio::time::Instant;
+
 use super::{
     inflight::Inflight,
     prompts::Prompts,
@@ -35,7 +37,7 @@ pub(super) struct Inner {
     /// Prompts that the model is being asked, and for which product; each is in that one's claim, too, and goes with it.
     pub(super) asking: HashMap<PromptKey, IdHash>,
     pub(super) pace: Pace,
-    pub(super) pulses: BTreeMap<String, Pulse>,
+    pub(super) pulses: BTreeMap<String, (Pulse, Instant)>,
     pub(super) scan: Option<ScanCounts>,
     pub(super) scans_after: u64,
     pub(super) last_batch: Option<(u64, Vec<Admission>)>,

@@ -17,7 +17,7 @@ use super::{
     Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Halt, JournalMark, Kept, Ledger, LedgerError,
     Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
     pace::{Ask, Permits, RateRefusal},
-    pulse::Pulse,
+    pulse::{Heard, Pulse},
 };
 use crate::{
     changes::Changes,
@@ -451,15 +451,17 @@ impl Ledger for EmbeddedLedger {
     async fn tell_pulse(&self, worker: &str, pulse: Option<&Pulse>) -> Result<(), LedgerError> {
         let mut inner = self.lock();
         match pulse {
-            Some(pulse) => inner.pulses.insert(worker.to_owned(), *pulse),
+            Some(pulse) => inner.pulses.insert(worker.to_owned(), (*pulse, Instant::now())),
             None => inner.pulses.remove(worker),
         };
         Ok(())
     }
 
-    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError> {
+    async fn heard(&self) -> Result<BTreeMap<String, Heard>, LedgerError> {
         // Who tells lives and dies with the ledger.
-        Ok(self.lock().pulses.clone())
+        let (now, inner) = (Instant::now(), self.lock());
+        let heard = |(pulse, at): &(Pulse, Instant)| Heard { pulse: *pulse, version: None, ago: now - *at };
+        Ok(inner.pulses.iter().map(|(worker, told)| (worker.clone(), heard(told))).collect())
     }
 
     async fn progress(&self) -> Result<Progress, LedgerError> {

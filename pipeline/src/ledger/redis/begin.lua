@@ -7,5 +7,7 @@ if not same and ARGV[5] == '' then
 end
 redis.call('HSET', KEYS[1], 'job', ARGV[1], 'fp_prompt', ARGV[2], 'fp_schema', ARGV[3], 'fp_model', ARGV[4])
 redis.call('HSETNX', KEYS[1], 'begun_at_ms', ARGV[6])
-redis.call('HDEL', KEYS[1], 'halt')
+-- A pause of the run's own ends with this; a person's does not.
+local halt = redis.call('HGET', KEYS[1], 'halt')
+if halt and not halt:find('"cause":"asked"', 1, true) then redis.call('HDEL', KEYS[1], 'halt') end
 return {ARGV[2], ARGV[3], ARGV[4], 1}

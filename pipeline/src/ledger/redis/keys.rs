@@ -13,7 +13,11 @@ pub(super) struct Keys {
     pub(super) pace: String,
     pub(super) workers: String,
     pub(super) prompts: String,
+    pub(super) roles: String,
 }
+
+/// Hashes of products.
+pub(super) const BUCKETS: u16 = 1 << 15;
 
 impl Keys {
     pub(super) fn of(run: &str) -> Self {
@@ -27,12 +31,22 @@ impl Keys {
             pace: key("pace"),
             workers: key("workers"),
             prompts: key("prompts"),
+            roles: key("roles"),
         }
     }
 
     pub(super) fn bucket(&self, product: &IdHash) -> String {
         let [high, low, ..] = *product.as_bytes();
-        let index = u16::from_be_bytes([high, low]) >> 1;
+        self.bucket_at(u16::from_be_bytes([high, low]) >> 1)
+    }
+
+    /// All but the products.
+    pub(super) fn all(&self) -> Vec<String> {
+        let Self { run, claims, answers, failures, spent, pace, workers, prompts, roles } = self;
+        [run, claims, answers, failures, spent, pace, workers, prompts, roles].map(Clone::clone).to_vec()
+    }
+
+    pub(super) fn bucket_at(&self, index: u16) -> String {
         format!("{}:{index:x}", self.run.trim_end_matches("run").trim_end_matches(':'))
     }
 }
@@ -61,6 +75,7 @@ scripts!(
     hold_pen,
     keep_prompt_answer,
     keep_scan,
+    pause,
     permits,
     pulse,
     pulses,

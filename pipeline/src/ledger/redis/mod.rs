@@ -16,12 +16,13 @@ use std::{
 
 use async_trait::async_trait;
 use redis::{AsyncCommands, ScriptInvocation};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, Kept, Ledger,
-    LedgerError, Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Vitals,
+    LedgerError, Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Version, Vitals,
     pace::{Ask, Bucket, Permits, RateRefusal},
-    pulse::{HEARD_WITHIN, Pulse},
+    pulse::{HEARD_WITHIN, Heard, Pulse},
 };
 use crate::{
     failure::FailureClass,
@@ -35,12 +36,14 @@ use client::Connection;
 pub use client::RedisConfig;
 pub use failed::FailedProduct;
 use keys::{Keys, Scripts};
+pub use operate::{AtWork, Paused};
 use reply::{answer, changes, count, json, ms, parse, permits, spent_before, spent_text};
 
 mod client;
 mod dialects;
 mod failed;
 mod keys;
+mod operate;
 mod outage;
 mod paused;
 mod prompts;
@@ -54,6 +57,14 @@ pub struct RedisLedger {
     connection: Connection,
     keys: Keys,
     scripts: Scripts,
+}
+
+/// A worker's pulse, and which build it is.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    #[serde(flatten)]
+    pulse: Pulse,
+    build: Option<Version>,
 }
 
 impl RedisLedger {
@@ -421,14 +432,21 @@ impl Ledger for RedisLedger {
     }
 
     async fn tell_pulse(&self, worker: &str, pulse: Option<&Pulse>) -> Result<(), LedgerError> {
-        let told = pulse.map(json).unwrap_or_default();
+        let told =
+            pulse.map(|pulse| json(&Told { pulse: *pulse, build: Some(Version::own()) })).unwrap_or_default();
         self.invoke(self.scripts.pulse.key(&self.keys.workers).arg(worker).arg(told)).await
     }
 
-    async fn pulses(&self) -> Result<BTreeMap<String, Pulse>, LedgerError> {
-        let told: Vec<(String, String)> =
+    async fn heard(&self) -> Result<BTreeMap<String, Heard>, LedgerError> {
+        let told: Vec<(String, String, u64)> =
             self.invoke(self.scripts.pulses.key(&self.keys.workers).arg(ms(HEARD_WITHIN))).await?;
-        told.into_iter().map(|(worker, pulse)| Ok((worker, parse("pulse", &pulse)?))).collect()
+        told.into_iter()
+            .map(|(worker, pulse, ago_ms)| {
+                let Told { pulse, build } = parse("pulse", &pulse)?;
+                let heard = Heard { pulse, version: build, ago: Duration::from_millis(ago_ms) };
+                Ok((worker, heard))
+            })
+            .collect()
     }
 
     async fn progress(&self) -> Result<Progress, LedgerError> {
