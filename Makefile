@@ -47,9 +47,9 @@ test-compose: ## build the image and run, scale, break and update the stack of d
 	tests/deploy/compose
 
 test-kubernetes: ## render and validate deploy/kubernetes, run its pods by podman; check alerts and dashboards
-	@test -x $(TARGET_DIR)/deploy-venv/bin/kubernetes-validate || { python3 -m venv $(TARGET_DIR)/deploy-venv && $(TARGET_DIR)/deploy-venv/bin/pip install --quiet kubernetes-validate pyyaml; }
-	tests/deploy/dashboards
-	$(TARGET_DIR)/deploy-venv/bin/python tests/deploy/kubernetes
+	tests/deploy/install-tools $(TARGET_DIR)/deploy-venv
+	PATH="$(abspath $(TARGET_DIR))/deploy-venv/bin:$$PATH" tests/deploy/dashboards
+	PATH="$(abspath $(TARGET_DIR))/deploy-venv/bin:$$PATH" python3 tests/deploy/kubernetes
 
 clean: ## remove what was built and the example's output
 	$(CARGO) clean

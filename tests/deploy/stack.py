@@ -13,9 +13,12 @@ import subprocess
 import tarfile
 import tempfile
 import time
+import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# A binary to make the image of. Without one the Dockerfile compiles, which takes minutes.
+BINARY = os.environ.get("BINARY")
 CONTAINERS_UP = ROOT.parent / "shared" / "containers" / "up"
 
 
@@ -56,24 +59,42 @@ def need_docker():
     """Whether there is Docker, after trying to get it where that is known to be possible."""
     works = lambda: shutil.which("docker") and not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode \
         and not subprocess.run(["docker", "info"], capture_output=True).returncode
-    images = ["debian:trixie-slim", "rust:1-slim-trixie", "rabbitmq:4-management", "redis:8"]
+    images = ["debian:trixie-slim", "rust:1-slim-trixie", "rabbitmq:4-management", "redis:8", "prom/prometheus:latest"]
     have = lambda: not subprocess.run(["docker", "image", "inspect", *images], capture_output=True).returncode
     if CONTAINERS_UP.exists() and not (works() and have()):
-        subprocess.run([CONTAINERS_UP, "debian", "rust", "rabbitmq", "redis"], stdout=subprocess.DEVNULL)
+        subprocess.run([CONTAINERS_UP, "debian", "rust", "rabbitmq", "redis", "prometheus"], stdout=subprocess.DEVNULL)
     return bool(works())
 
 
 def build(tag, revision):
-    """Builds the image; how long it took, in seconds."""
+    """Builds the image, from BINARY if there is one; how long it took, in seconds."""
     began = time.monotonic()
-    run("docker", "build", "-q", "-f", ROOT / "deploy/Dockerfile", "-t", tag, "--build-arg", f"REVISION={revision}", ROOT)
+    with tempfile.TemporaryDirectory(prefix="shelfmill-deploy-") as folder:
+        if BINARY:
+            shutil.copy(BINARY, pathlib.Path(folder) / "shelfmill")
+            docker_build(ROOT, "--target", "sources")
+        docker_build(folder if BINARY else ROOT, "-t", tag, "--build-arg", f"BINARY={'given' if BINARY else 'compiled'}",
+                     "--build-arg", f"REVISION={revision}")
     return time.monotonic() - began
+
+
+def docker_build(context, *arguments):
+    run("docker", "build", "-q", "-f", ROOT / "deploy/Dockerfile", *arguments, context, env={**os.environ, "DOCKER_BUILDKIT": "1"})
+
+
+def get(url):
+    """Status and text, also of an answer that is a refusal."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 class Stack:
     """`with Stack(...) as stack:` ends with `down -v`, and checks that nothing is left."""
 
-    def __init__(self, image, products=0, overlays=(), **env):
+    def __init__(self, image, products=0, overlays=(), profiles=(), **env):
         self.name = f"shelfmill-test-{secrets.token_hex(3)}"
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="shelfmill-deploy-"))
         os.chmod(self.folder, 0o755)  # uid 65532 reads the catalog
@@ -86,7 +107,8 @@ class Stack:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SHELFMILL_", "OPENAI_", "COMPOSE_"))}
         self.env = {**kept, "SHELFMILL_IMAGE": image, **env}
         files = [ROOT / "deploy/compose.yaml", *(ROOT / "deploy" / overlay for overlay in overlays)]
-        self.base = ["docker", "compose", "-p", self.name, "--env-file", "/dev/null", "--profile", "simulate"]
+        self.base = ["docker", "compose", "-p", self.name, "--env-file", "/dev/null"]
+        self.base += [part for profile in ("simulate", *profiles) for part in ("--profile", profile)]
         for file in files:
             self.base += ["-f", file]
 
@@ -116,11 +138,14 @@ class Stack:
     def inspect(self, container, what):
         return run("docker", "inspect", "-f", what, container)
 
+    def served(self, container, path):
+        """What a role serves inside the network, where this machine can look, too. Status and text."""
+        address = self.inspect(container, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+        return get(f"http://{address}:9464{path}")
+
     def stats(self):
         """What the simulator was asked and has answered."""
-        address = self.compose("port", "simulator", "8000")
-        with urllib.request.urlopen(f"http://{address}/stats", timeout=5) as reply:
-            return json.load(reply)
+        return json.loads(get(f"http://{self.compose('port', 'simulator', '8000')}/stats")[1])
 
     def answered(self, at_least, within=240):
         eventually(f"{at_least} answers", lambda: self.stats()["answers"] >= at_least, within)
