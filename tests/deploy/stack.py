@@ -82,11 +82,13 @@ def docker_build(context, *arguments):
     run("docker", "build", "-q", "-f", ROOT / "deploy/Dockerfile", *arguments, context, env={**os.environ, "DOCKER_BUILDKIT": "1"})
 
 
-def get(url):
-    """Status and text, also of an answer that is a refusal."""
+def get(url, token=None):
+    """Status and text, also of an answer that is a refusal; of a stream what comes first."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            return reply.status, reply.read().decode()
+        with urllib.request.urlopen(request, timeout=5) as reply:
+            endless = reply.headers.get_content_type() == "text/event-stream"
+            return reply.status, (reply.read1() if endless else reply.read()).decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
@@ -138,10 +140,10 @@ class Stack:
     def inspect(self, container, what):
         return run("docker", "inspect", "-f", what, container)
 
-    def served(self, container, path):
+    def served(self, container, path, token=None):
         """What a role serves inside the network, where this machine can look, too. Status and text."""
         address = self.inspect(container, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
-        return get(f"http://{address}:9464{path}")
+        return get(f"http://{address}:9464{path}", token)
 
     def stats(self):
         """What the simulator was asked and has answered."""
