@@ -63,7 +63,10 @@ def need_docker():
     have = lambda: not subprocess.run(["docker", "image", "inspect", *images], capture_output=True).returncode
     if CONTAINERS_UP.exists() and not (works() and have()):
         subprocess.run([CONTAINERS_UP, "debian", "rust", "rabbitmq", "redis", "prometheus"], stdout=subprocess.DEVNULL)
-    return bool(works())
+    # Where base images come from `up`, one that it could not make cannot be had; and there are machines whose Docker answers
+    # and runs nothing.
+    starts = lambda: not subprocess.run(["docker", "run", "--rm", "debian:trixie-slim", "true"], capture_output=True).returncode
+    return bool(works() and (not CONTAINERS_UP.exists() or have() and starts()))
 
 
 def build(tag, revision):
