@@ -10,9 +10,11 @@ import statistics
 import time
 from datetime import datetime
 
+import plot
 import processes
 from processes import CORES, BenchError, Child
 from catalog import catalog
+from report import README
 
 JOURNAL = "enriched_products_incremental.jsonl"
 SUMMARY = "analysis_summary.json"
@@ -61,6 +63,8 @@ class Bench:
         self.versions = {}
         self.last_out = None
         self.may_wait_s = WAITING_S
+        # Of a wrk that is not on the path; and whether plots are kept.
+        self.wrk, self.keeps_plots = None, False
 
     def log(self, text):
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
@@ -101,11 +105,20 @@ class Bench:
 
         return self._measured(name, start, simulator, [rabbitmq, redis], out, products, products)
 
-    def _measured(self, name, start, simulator, brokers, out, products, calls):
+    def wait_for_quiet(self):
         waited_s = processes.wait_for_quiet(min(QUIET_PATIENCE_S, self.may_wait_s))
         self.may_wait_s -= waited_s
         if waited_s > 1.5:
             self.log(f"waited {waited_s:.0f} s for a quieter machine")
+
+    def plot(self, name, title, bars):
+        """Beside README.md when that is written, else only in the folder of this run; how the report shows it."""
+        folder = README.parent if self.keeps_plots else self.catalogs
+        (folder / name).write_text(plot.bars(title, bars), encoding="utf-8")
+        return f"![{title}]({name})\n"
+
+    def _measured(self, name, start, simulator, brokers, out, products, calls):
+        self.wait_for_quiet()
         simulator.reset()
         servers = [server.child for server in (simulator, *brokers)]
         for server in servers:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from backlog import backlog
+from contest import contest
 from measure import median
 from report import spread, table
 from resume import resume
@@ -26,9 +27,12 @@ class Sizes:
     # Products that wait, or that are done already, and how long the roles are watched over them.
     crowd: int = 1_000_000
     watch_s: int = 60
+    # Peers are slow; wrk runs for a time.
+    peers: int = 2_000
+    wrk_s: int = 5
 
 
-SMOKE = Sizes(1_000, 2_000, 10_000, 500, 100, 6, 20_000, 5)
+SMOKE = Sizes(1_000, 2_000, 10_000, 500, 100, 6, 20_000, 5, peers=300, wrk_s=1)
 
 
 def per_second(sample):
@@ -146,7 +150,7 @@ def slow_model(bench, sizes, again_large):
 
 def fleet(bench, sizes):
     rabbitmq, redis = RabbitMq(bench.work / "rabbitmq"), Redis(bench.work / "redis")
-    bench.versions = {"RabbitMQ": rabbitmq.version(), "Redis": redis.version()}
+    bench.versions |= {"RabbitMQ": rabbitmq.version(), "Redis": redis.version()}
     run = lambda simulator, products, workers: bench.fleet(rabbitmq, redis, simulator, products, workers)
     yield from fast_fleet(bench, sizes, run)
     yield slow_fleet(bench, sizes, run)
@@ -220,6 +224,6 @@ def slow_fleet(bench, sizes, run):
     return table(title, header, rows, disturbance(groups))
 
 
-TOPICS = {"embedded": embedded, "fleet": fleet}
+TOPICS = {"contest": contest, "embedded": embedded, "fleet": fleet}
 # Of a million products each: only when they are asked for.
 LARGE_TOPICS = {"backlog": backlog, "resume": resume}
