@@ -3,7 +3,7 @@
 import statistics
 
 from contenders import Figures, Peers, find_wrk, run_wrk
-from measure import FOREIGN_LIMIT, REPEATS
+from measure import FOREIGN_LIMIT
 from report import table
 from request import capture
 from servers import RabbitMq, Redis, Simulator
@@ -56,7 +56,7 @@ def contest(bench, sizes):
 def rounds(bench, measures):
     """Every contender once in each round. As many rounds more where others disturbed, and the calmest count."""
     samples = {name: [] for name in measures}
-    for repeat in range(1 + REPEATS):
+    for repeat in range(1 + bench.repeats):
         for _ in range(bench.rounds):
             for name, measure in measures.items():
                 if not repeat or any(sample.foreign > FOREIGN_LIMIT for sample in samples[name]):

@@ -1,4 +1,4 @@
-"""Plots as SVG by hand: bars on a logarithmic scale, in colours that are read on light and on dark."""
+"""Plots as SVG by hand: bars, in colours that are read on light and on dark."""
 
 import html
 import math
@@ -8,9 +8,10 @@ ROW, LABEL, WIDTH, TOP = 26, 270, 470, 44
 INK, OURS, OTHERS = "#808080", "#2f8f6b", "#7a8fb5"
 
 
-def bars(title, values):
-    """One bar for each `(name, value)`; from a tenth of the least to the greatest."""
+def bars(title, values, logarithmic):
+    """One bar for each `(name, value)`; a logarithmic scale begins at the power of ten below the least."""
     least = 10 ** math.floor(math.log10(max(min(value for _, value in values), 1e-9)))
+    greatest = max(value for _, value in values) or 1.0
     span = math.log10(max(value for _, value in values) / least) or 1.0
     height = TOP + ROW * len(values) + 8
     parts = [
@@ -20,7 +21,8 @@ def bars(title, values):
     ]
     for number, (name, value) in enumerate(values):
         y = TOP + ROW * number
-        long = max(2.0, WIDTH * math.log10(max(value, least) / least) / span)
+        share = math.log10(max(value, least) / least) / span if logarithmic else value / greatest
+        long = max(2.0, WIDTH * share)
         colour = OURS if name.startswith(("embedded", "fleet")) else OTHERS
         parts += [
             f'<text x="{LABEL - 8}" y="{y + 14}" text-anchor="end">{html.escape(name)}</text>',
