@@ -75,9 +75,11 @@ class Peers:
         publisher = [self.bin / "python", PEERS / "taskiq_peer.py"]
         return self._brokered("taskiq", products, worker, lambda child: "Listening started" in child.tail(), publisher)
 
-    def asyncio(self, products):
+    def asyncio(self, products, clients):
         script = [self.bin / "python", PEERS / "asyncio_peer.py"]
-        return self._measured("asyncio and httpx", products, {"script": (script, says_ready)}, [self.redis])
+        name = f"asyncio and httpx, {clients} client"
+        commands = {"script": (script, says_ready)}
+        return self._measured(name, products, commands, [self.redis], {"BENCH_CLIENTS": clients})
 
     def _answers_celery(self, child):
         """It has consumers in RabbitMQ: its own word for being ready is hidden with its other notes."""
@@ -89,7 +91,7 @@ class Peers:
         commands = {"worker": (worker, ready), "publisher": (publisher, says_ready)}
         return self._measured(name, products, commands, [self.rabbitmq, self.redis])
 
-    def _measured(self, name, products, commands, brokers):
+    def _measured(self, name, products, commands, brokers, more=None):
         self.runs += 1
         out = self.bench.work / f"peer-{self.runs}"
         out.mkdir()
@@ -97,7 +99,7 @@ class Peers:
         self.redis.flush()
         self.simulator.reset()
         self.bench.wait_for_quiet()
-        told = self._environment(products, out, go)
+        told = self._environment(products, out, go) | (more or {})
         children = {}
         try:
             for role, (command, ready) in commands.items():

@@ -12,6 +12,7 @@ FLEETS = (1, 2, 4)
 EMBEDDED, WRK = "embedded: `shelfmill run`", "wrk (no work but the calls)"
 CELERY = {"Celery, 64 threads": "threads", "Celery, 8 processes": "prefork"}
 TASKIQ, ASYNCIO = "taskiq", "asyncio and httpx, no broker"
+TUNED = "the same, a client for each place"
 
 
 def fleet_name(workers):
@@ -34,7 +35,8 @@ def contest(bench, sizes):
     for name, pool in CELERY.items():
         measures[name] = lambda pool=pool: peers.celery(sizes.peers, pool)
     measures[TASKIQ] = lambda: peers.taskiq(sizes.peers)
-    measures[ASYNCIO] = lambda: peers.asyncio(sizes.peers)
+    measures[ASYNCIO] = lambda: peers.asyncio(sizes.peers, "one")
+    measures[TUNED] = lambda: peers.asyncio(sizes.peers, "each")
     wrk = find_wrk(bench.wrk)
     if wrk:
         measures[WRK] = lambda: run_wrk(bench, wrk, simulator, request, sizes.wrk_s)
@@ -127,6 +129,7 @@ def ratios(samples):
         rows.append(["embedded to wrk, rate", "≥ 50 %", f"{rate[EMBEDDED] / rate[WRK]:.0%}"])
     rows += [
         [f"embedded to the best peer ({best_peer}), rate", "≥ 20 ×", f"{rate[EMBEDDED] / rate[best_peer]:.1f} ×"],
+        ["embedded to the tuned asyncio script, rate", "", f"{rate[EMBEDDED] / rate[TUNED]:.1f} ×"],
         [f"fleet of 1 to the best Celery ({best_celery}), rate", "≥ 10 ×", f"{rate[one] / rate[best_celery]:.1f} ×"],
         ["fleet of 1 to taskiq, rate", "≥ 8 ×", f"{rate[one] / rate[TASKIQ]:.1f} ×"],
         [
