@@ -40,7 +40,7 @@ storm: ## bring seeded storms over a fleet (SEEDS=50, or SEED=17 to bring one ag
 prove: ## what docs/reliability.md claims, at full size (20 000 products each)
 	$(CARGO) test --locked -p shelfmill --test system -- --ignored proofs:: --nocapture --test-threads=1
 
-bench: ## measure throughput, memory and recovery
+bench: ## measure throughput, memory and recovery, beside Celery, taskiq, asyncio and wrk
 	bench/run
 
 test-compose: ## build the image and run, scale, break and update the stack of deploy/ in Docker
