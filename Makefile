@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-local-model build test test-real-model lint storm prove bench clean
+.PHONY: help run run-local-model build test test-real-model lint storm prove bench test-compose test-kubernetes clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -40,8 +40,16 @@ storm: ## bring seeded storms over a fleet (SEEDS=50, or SEED=17 to bring one ag
 prove: ## what docs/reliability.md claims, at full size (20 000 products each)
 	$(CARGO) test --locked -p shelfmill --test system -- --ignored proofs:: --nocapture --test-threads=1
 
-bench: ## measure throughput, memory and recovery
+bench: ## measure throughput, memory and recovery, beside Celery, taskiq, asyncio and wrk
 	bench/run
+
+test-compose: ## build the image and run, scale, break and update the stack of deploy/ in Docker
+	tests/deploy/compose
+
+test-kubernetes: ## render and validate deploy/kubernetes, run its pods by podman; check alerts and dashboards
+	tests/deploy/install-tools $(TARGET_DIR)/deploy-venv
+	PATH="$(abspath $(TARGET_DIR))/deploy-venv/bin:$$PATH" tests/deploy/dashboards
+	PATH="$(abspath $(TARGET_DIR))/deploy-venv/bin:$$PATH" python3 tests/deploy/kubernetes
 
 clean: ## remove what was built and the example's output
 	$(CARGO) clean

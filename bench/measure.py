@@ -10,9 +10,11 @@ import statistics
 import time
 from datetime import datetime
 
+import plot
 import processes
 from processes import CORES, BenchError, Child
 from catalog import catalog
+from report import README
 
 JOURNAL = "enriched_products_incremental.jsonl"
 SUMMARY = "analysis_summary.json"
@@ -43,6 +45,11 @@ class Sample:
     foreign: float
     roles: dict = dataclasses.field(default_factory=dict)
     servers: dict = dataclasses.field(default_factory=dict)
+    first_tenth_s: float = 0.0
+    last_tenth_s: float = 0.0
+    # From the journal's last line to the end of the last process, and the first one's peak before that.
+    ending_s: float = 0.0
+    peak_before_end_mb: float = 0.0
 
 
 @dataclasses.dataclass
@@ -60,7 +67,9 @@ class Bench:
         self.runs = 0
         self.versions = {}
         self.last_out = None
-        self.may_wait_s = WAITING_S
+        self.may_wait_s, self.repeats = WAITING_S, REPEATS
+        # Of a wrk that is not on the path; and whether plots are kept.
+        self.wrk, self.keeps_plots = None, False
 
     def log(self, text):
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
@@ -101,11 +110,22 @@ class Bench:
 
         return self._measured(name, start, simulator, [rabbitmq, redis], out, products, products)
 
-    def _measured(self, name, start, simulator, brokers, out, products, calls):
+    def wait_for_quiet(self):
+        if self.may_wait_s <= 0:
+            return
         waited_s = processes.wait_for_quiet(min(QUIET_PATIENCE_S, self.may_wait_s))
         self.may_wait_s -= waited_s
         if waited_s > 1.5:
             self.log(f"waited {waited_s:.0f} s for a quieter machine")
+
+    def plot(self, name, title, bars, logarithmic=True):
+        """Beside README.md when that is written, else only in the folder of this run; how the report shows it."""
+        folder = README.parent if self.keeps_plots else self.catalogs
+        (folder / name).write_text(plot.bars(title, bars, logarithmic), encoding="utf-8")
+        return f"![{title}]({name})\n"
+
+    def _measured(self, name, start, simulator, brokers, out, products, calls):
+        self.wait_for_quiet()
         simulator.reset()
         servers = [server.child for server in (simulator, *brokers)]
         for server in servers:
@@ -115,6 +135,7 @@ class Bench:
         children = start()
         processes.finish(children, 60 + products / LEAST_PRODUCTS_PER_S, servers)
         wall_s = max(child.ended for child in children) - began
+        ended_at = time.time() - (time.monotonic() - began - wall_s)
         roles = {child.name: Cost(child.cpu_s, child.peak_kb * 1024 / 1e6) for child in children}
         served = {
             server.name: Cost(processes.cpu_seconds(server.pid) - before, server.sample() * 1024 / 1e6)
@@ -138,13 +159,16 @@ class Bench:
             f"{f' ({cpu_ratio:.2f} in CPU)' if cpu_ratio else ''}, "
             f"{describe(roles)}; {describe(served)}; others used {foreign:.0%}"
         )
-        return Sample(products, wall_s, made, told_per_s, last - first, ratio, cpu_ratio, foreign, roles, served)
+        return Sample(
+            products, wall_s, made, told_per_s, last - first, ratio, cpu_ratio, foreign, roles, served,
+            tenth - first, last - ninth, max(ended_at - last, 0.001), peak_by(children[0], last),
+        )
 
     def repeated(self, measure, rounds=None):
         """Samples of several rounds; rounds in which others used the machine are repeated, within reason."""
         rounds = rounds or self.rounds
         samples = [measure() for _ in range(rounds)]
-        for _ in range(REPEATS):
+        for _ in range(self.repeats):
             for _ in [sample for sample in samples if sample.foreign > FOREIGN_LIMIT]:
                 samples.append(measure())
             samples = sorted(samples, key=lambda sample: sample.foreign)[:rounds]
@@ -188,6 +212,11 @@ def cpu_at(child, moment):
             return earlier[1] + share * (later[1] - earlier[1])
         earlier = later
     return earlier[1]
+
+
+def peak_by(child, moment):
+    """The highest resident set that was seen by then, in MB."""
+    return max((kb for at, kb in child.peak_by_time if at <= moment), default=0) * 1024 / 1e6
 
 
 def seconds(timestamp):

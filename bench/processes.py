@@ -52,6 +52,8 @@ class Child:
         self.peak_kb = 0
         # Seconds since 1970, and CPU seconds by then.
         self.cpu_by_time = []
+        # The same moments, and the highest resident set by then.
+        self.peak_by_time = []
         with open(log, "wb") as file:
             self.popen = subprocess.Popen(
                 [*_LEASH, *map(str, command)],
@@ -108,7 +110,7 @@ def finish(children, within_s, beside=()):
                 if child.status != 0:
                     raise BenchError(f"{child.name} ended with {child.status}:\n{child.tail()}")
             for child in pending.values():
-                child.sample()
+                child.peak_by_time.append((time.time(), child.sample()))
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     child.cpu_by_time.append((time.time(), cpu_seconds(child.pid)))
             for server in beside:

@@ -10,7 +10,6 @@ import time
 from processes import CORES
 
 README = pathlib.Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
 def table(title, header, rows, note=""):
@@ -71,9 +70,10 @@ def first_value(path, key, sign):
         return next((line.partition(sign)[2].strip().strip('"') for line in file if line.startswith(key)), "unknown")
 
 
-def write_readme(results):
-    before, begin, rest = README.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+def write_readme(results, name="results"):
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, begin, rest = README.read_text().partition(opening)
+    _, end, after = rest.partition(closing)
     if not (begin and end):
-        raise SystemExit(f"{README} has no {BEGIN} ... {END} to write between")
-    README.write_text(f"{before}{BEGIN}\n{results}\n{END}{after}")
+        raise SystemExit(f"{README} has no {opening} ... {closing} to write between")
+    README.write_text(f"{before}{opening}\n{results}\n{closing}{after}")

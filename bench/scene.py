@@ -34,7 +34,7 @@ class Scene:
         self.servers = [self.rabbitmq.child, self.redis.child, self.simulator.child]
         self.children = []
         self.foreign = self.used_s = 0.0
-        bench.versions = {"RabbitMQ": self.rabbitmq.version(), "Redis": self.redis.version()}
+        bench.versions |= {"RabbitMQ": self.rabbitmq.version(), "Redis": self.redis.version()}
 
     def role(self, name, *args):
         """A role of the run that bears the scene's name."""

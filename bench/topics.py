@@ -3,9 +3,11 @@
 import dataclasses
 
 from backlog import backlog
+from contest import contest
 from measure import median
 from report import spread, table
 from resume import resume
+from scale import scale
 from servers import RabbitMq, Redis, Simulator
 
 FLEETS = (1, 2, 4)
@@ -19,16 +21,25 @@ class Sizes:
     small: int = 10_000
     middle: int = 20_000
     large: int = 200_000
-    latency: int = 5_000
-    latency_concurrency: int = 500
     # How often each place of a slow fleet is used.
     slow_fleet_turns: int = 24
     # Products that wait, or that are done already, and how long the roles are watched over them.
     crowd: int = 1_000_000
     watch_s: int = 60
+    # Peers are slow; wrk runs for a time.
+    peers: int = 2_000
+    wrk_s: int = 5
+    # Products, and how many calls at once, of one process before a model that takes a second.
+    latency: tuple = ((5_000, 500), (100_000, 10_000))
+    # Products of one process, and of a fleet.
+    scale: tuple = (10_000, 100_000, 1_000_000)
+    scale_fleet: tuple = (100_000, 1_000_000)
 
 
-SMOKE = Sizes(1_000, 2_000, 10_000, 500, 100, 6, 20_000, 5)
+SMOKE = Sizes(
+    1_000, 2_000, 10_000, 6, 20_000, 5,
+    peers=300, wrk_s=1, latency=((500, 100), (2_000, 1_000)), scale=(1_000, 10_000), scale_fleet=(1_000, 5_000),
+)
 
 
 def per_second(sample):
@@ -106,27 +117,27 @@ def embedded(bench, sizes):
 
 def slow_model(bench, sizes, again_large):
     simulator = Simulator(bench.binary, bench.work / "slow-simulator", "--latency", "1s")
-    products, concurrency = sizes.latency, sizes.latency_concurrency
-    samples = bench.repeated(lambda: bench.embedded(simulator, products, concurrency=concurrency))
-    rows = [
-        [
-            name,
-            spread(samples, pace, 1),
-            spread(samples, lambda sample: 100 * pace(sample) / concurrency, 1) + " %",
-        ]
-        for name, pace in {
-            "over the whole process, its start and the final files included": per_second,
-            "as the summary says": told_per_second,
-        }.items()
-    ]
+    rows, groups = [], []
+    for products, concurrency in sizes.latency:
+        # The larger is a run of ten seconds of ideal time as well, but costs the machine twenty times as much.
+        samples = bench.repeated(lambda: bench.embedded(simulator, products, concurrency=concurrency))
+        groups.append(samples)
+        share = lambda pace: spread(samples, lambda sample: 100 * pace(sample) / concurrency, 1) + " %"
+        rows.append(
+            [
+                f"{products:,} products, {concurrency:,} in flight",
+                spread(samples, per_second, 1),
+                share(per_second),
+                share(told_per_second),
+                spread(samples, peak_mb("run"), 1),
+                spread(samples, cpu_s(), 2),
+            ]
+        )
     header = [
-        f"{products:,} products, 1 s of latency, concurrency {concurrency}", "products/s",
-        f"of the ideal {concurrency}/s",
+        "1 s of latency", "products/s", "of the ideal, over the whole process", "as the summary says", "peak MB",
+        "CPU s per 1,000",
     ]
-    note = (
-        f"Peak memory {spread(samples, peak_mb('run'), 1)} MB; CPU seconds per 1,000 products "
-        f"{spread(samples, cpu_s(), 2)}. {disturbance([samples])}"
-    )
+    note = f"Asked: ≥ 97 % at 500; ≥ 90 % under 300 MB at 10,000. {disturbance(groups)}"
     yield table("One process and a slow model", header, rows, note)
 
     again = bench.embedded(simulator, products, out=bench.last_out, concurrency=concurrency, calls=0)
@@ -146,7 +157,7 @@ def slow_model(bench, sizes, again_large):
 
 def fleet(bench, sizes):
     rabbitmq, redis = RabbitMq(bench.work / "rabbitmq"), Redis(bench.work / "redis")
-    bench.versions = {"RabbitMQ": rabbitmq.version(), "Redis": redis.version()}
+    bench.versions |= {"RabbitMQ": rabbitmq.version(), "Redis": redis.version()}
     run = lambda simulator, products, workers: bench.fleet(rabbitmq, redis, simulator, products, workers)
     yield from fast_fleet(bench, sizes, run)
     yield slow_fleet(bench, sizes, run)
@@ -220,6 +231,6 @@ def slow_fleet(bench, sizes, run):
     return table(title, header, rows, disturbance(groups))
 
 
-TOPICS = {"embedded": embedded, "fleet": fleet}
+TOPICS = {"contest": contest, "embedded": embedded, "fleet": fleet}
 # Of a million products each: only when they are asked for.
-LARGE_TOPICS = {"backlog": backlog, "resume": resume}
+LARGE_TOPICS = {"backlog": backlog, "resume": resume, "scale": scale}

@@ -12,7 +12,7 @@ mod operate;
 mod page;
 
 pub(crate) use change::ChangeArgs;
-pub(crate) use operate::{PauseArgs, PurgeArgs};
+pub(crate) use operate::{HealthArgs, PauseArgs, PurgeArgs};
 pub(crate) use page::PageArgs;
 
 const AFTER_HELP: &str = "\
@@ -81,6 +81,8 @@ Prints `Completed: 65/229 products (28.4%)` and `Remaining: 164 products`. Give 
     Resume(FleetArgs),
     /// Fleet: remove what RabbitMQ and Redis know of a run, after asking; results on disk stay.
     Purge(PurgeArgs),
+    /// Ask a role on this machine whether it is well, by its --listen address: 0 if so, 1 and the reason if not.
+    Health(HealthArgs),
     /// Tell what a run would do, without a call: products, rejects, the first prompt, estimated tokens and cost.
     Check(CheckArgs),
     /// Serve an OpenAI-compatible API without a model: for demos, tests and benchmarks, with faults on demand.

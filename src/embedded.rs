@@ -54,7 +54,7 @@ pub(crate) async fn run(args: RunArgs, screen: &Screen) -> anyhow::Result<ExitCo
         shelfmill_simulator::MODEL.clone_into(&mut job.llm.model);
         job.llm.endpoints.clear();
         job.llm.base_url = Some(simulate::start_inside().await?);
-        job::check_budget(&job)?;
+        job.check_budget()?;
     } else if !job::names_a_model(&job) {
         return Err(anyhow!(Usage(
             "there is no model to ask. Choose one of:\n  \

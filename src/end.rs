@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use shelfmill_aggregator::{FolderError, Status, Summary};
-use shelfmill_pipeline::{broker::BrokerError, job::JobProblems, ledger::LedgerError};
+use shelfmill_pipeline::{
+    broker::BrokerError,
+    job::{JobProblems, UnpricedBudget},
+    ledger::LedgerError,
+};
 use shelfmill_producer::{StrictReject, input::InputError};
 use shelfmill_worker::{BadBaseUrl, NoKey};
 
@@ -33,6 +37,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
             || cause.is::<JobProblems>()
             || cause.is::<StrictReject>()
             || cause.is::<NoKey>()
+            || cause.is::<UnpricedBudget>()
             || cause.is::<BadBaseUrl>()
             || matches!(cause.downcast_ref(), Some(FolderError::OtherRun { .. }))
             || cause.downcast_ref::<InputError>().is_some_and(InputError::is_usage)

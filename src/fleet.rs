@@ -100,7 +100,7 @@ async fn meet(role: &str, ledger: &RedisLedger, stopper: &Stopper) -> anyhow::Re
     if let Some((name, other)) = others.iter().find(|(_, other)| !own.works_with(other)) {
         anyhow::bail!(
             "this {role} is Shelfmill {own} and cannot work with the {name}, which is {other}: their messages have no version in \
-             common. Use one version for the whole fleet, or another --run name"
+             common. Finish or purge the run with that version first, or use another --run name"
         );
     }
     let differ: Vec<_> = others

@@ -55,22 +55,8 @@ pub(crate) fn job(args: &JobArgs) -> anyhow::Result<Job> {
             if job.prompt == Job::default().prompt { "the built-in one" } else { "this job's" }
         ))));
     }
-    check_budget(&job)?;
+    job.check_budget()?;
     Ok(job)
-}
-
-/// A budget is kept by prices.
-pub(crate) fn check_budget(job: &Job) -> anyhow::Result<()> {
-    if let (Some(_), Some(endpoint)) =
-        (job.limits.budget, job.llm.endpoints().iter().find(|endpoint| endpoint.prices.is_none()))
-    {
-        return Err(anyhow!(Usage(format!(
-            "a budget needs prices, and those of {} are not known; put prices = {{ prompt = 0.40, completion = 1.60 }} \
-             (US dollars per million tokens) under [llm], or the endpoint, of the job file (--job)",
-            endpoint.model
-        ))));
-    }
-    Ok(())
 }
 
 /// Whether it is known whom to ask, and with which key.

@@ -10,6 +10,7 @@ mod embedded;
 mod end;
 mod fleet;
 mod foreign;
+mod health;
 mod job;
 mod listen;
 mod operate;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
             Command::Resume(args) => operate::resume(args).await,
             Command::Purge(args) => operate::purge(args).await,
             Command::Check(args) => check::run(&args),
+            Command::Health(args) => health::run(&args),
             Command::Simulate(args) => simulate::run(args).await,
         }
     });

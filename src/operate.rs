@@ -24,8 +24,11 @@ fn ledger(fleet: &FleetArgs) -> anyhow::Result<RedisLedger> {
 }
 
 fn no_run(run: &str) -> anyhow::Error {
-    Usage(format!("there is no run '{run}' in this Redis; `shelfmill producer --run {run}` begins one"))
-        .into()
+    Usage(format!(
+        "there is no run '{run}' in this Redis; `shelfmill producer --run {run}` begins one. A run in one process \
+         (`shelfmill run`) is paused by Ctrl-C, and goes on when it is started again"
+    ))
+    .into()
 }
 
 /// `shelfmill pause`.
@@ -68,20 +71,31 @@ pub(crate) async fn purge(args: PurgeArgs) -> anyhow::Result<ExitCode> {
     let FleetArgs { run, servers } = &args.fleet;
     let ledger = ledger(&args.fleet)?;
     let broker = fleet::broker(run, servers, "purge", Connect::Once, Stopper::new())?;
-    let at_work = ledger.at_work().await?;
-    if at_work != AtWork::default() && !args.force {
-        return Err(Usage(format!(
-            "somebody is at work for '{run}': {}. Stop them first (who was killed is forgotten within 20 s), or add --force",
-            describe(&at_work)
-        ))
-        .into());
+    if !args.force {
+        nobody_is_at_work(run, &ledger).await?;
     }
     tell_what_goes(run, &ledger, broker.look().await?).await?;
     if !args.yes {
         confirm(run)?;
+        // A person takes a while to answer.
+        if !args.force {
+            nobody_is_at_work(run, &ledger).await?;
+        }
     }
     remove(run, &ledger, &broker).await?;
     Ok(ExitCode::from(DONE))
+}
+
+async fn nobody_is_at_work(run: &str, ledger: &RedisLedger) -> anyhow::Result<()> {
+    let at_work = ledger.at_work().await?;
+    if at_work == AtWork::default() {
+        return Ok(());
+    }
+    Err(Usage(format!(
+        "somebody is at work for '{run}': {}. Stop them first (who was killed is forgotten within 20 s), or add --force",
+        describe(&at_work)
+    ))
+    .into())
 }
 
 fn describe(AtWork { workers, aggregator, producer }: &AtWork) -> String {

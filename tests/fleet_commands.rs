@@ -8,7 +8,8 @@ use crate::support::{
     checker::{keys_of, queues_of},
     fleet::{DEADLINE, Fleet, ended},
     process::Finished,
-    rabbitmq, redis,
+    rabbitmq,
+    redis::{self, Redis},
     wait::{eventually, within},
 };
 
@@ -91,11 +92,63 @@ fn a_worker_that_ends_with_the_run_waits_for_a_person_too() {
 }
 
 #[test]
+fn workers_that_wait_for_a_person_are_heard_of_and_keep_the_run_from_being_removed() {
+    let fleet = Fleet::new("pause-heard", 400, &["--latency", "100ms"]);
+    ended(fleet.producer().run(DEADLINE));
+    let workers = fleet.workers(2);
+    eventually(
+        DEADLINE,
+        "calls",
+        || if fleet.simulator.calls() > 20 { Ok(()) } else { Err("none".to_owned()) },
+    );
+    say(command(&fleet, "pause", &[]));
+    calls_stand_still(&fleet);
+    eventually(DEADLINE, "two workers that wait", || {
+        let progress = fleet.progress();
+        let workers = progress["workers"].as_object().unwrap();
+        let idle = workers.values().all(|worker| worker["in_flight"] == 0);
+        if idle && workers.len() == 2 { Ok(()) } else { Err(progress.to_string()) }
+    });
+    let end = command(&fleet, "purge", &["--yes"]).expect_code(2);
+    assert!(end.stderr.contains("2 workers"), "{end}");
+    for mut worker in workers {
+        worker.terminate();
+        ended(worker.wait(DEADLINE));
+    }
+    assert_eq!(fleet.progress()["workers"], serde_json::json!({}), "they say when they go");
+    say(command(&fleet, "purge", &["--yes"]));
+}
+
+#[test]
+fn a_full_redis_keeps_no_aggregator_from_its_start_and_nobody_from_pausing() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new("full-start", 200, &["--latency", "50ms"]);
+    fleet.redis_url = redis.url();
+    ended(fleet.producer().run(DEADLINE));
+    let worker = fleet.worker().start();
+    let answers = format!("shelfmill:{{{}}}:answers", fleet.run);
+    let waiting = || redis.cli(&["HLEN", &answers]).parse::<u64>().unwrap();
+    eventually(DEADLINE, "answers", || if waiting() > 30 { Ok(()) } else { Err("few".to_owned()) });
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    say(command(&fleet, "pause", &[]));
+    // It needs no memory and frees some, whenever it is started.
+    let aggregator = fleet.aggregator().start();
+    eventually(DEADLINE, "no answer to be left in Redis", || {
+        if waiting() == 0 { Ok(()) } else { Err(aggregator.stderr()) }
+    });
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    say(command(&fleet, "resume", &[]));
+    ended(aggregator.wait(DEADLINE));
+    fleet.assert_done(rabbitmq::shared(), &redis);
+    drop(worker);
+}
+
+#[test]
 fn commands_for_a_run_that_is_not_there_say_so() {
     let fleet = Fleet::new("nobody", 1, &[]);
     for name in ["pause", "resume"] {
         let end = command(&fleet, name, &[]).expect_code(2);
-        assert!(end.stderr.contains("there is no run"), "{end}");
+        assert!(end.stderr.contains("there is no run") && end.stderr.contains("Ctrl-C"), "{end}");
     }
     let said = say(command(&fleet, "purge", &["--yes"]));
     assert!(said.ends_with("0 messages and 0 keys\n"), "{said}");
@@ -140,6 +193,10 @@ fn roles_of_other_versions_are_told_and_those_that_do_not_fit_do_not_begin() {
     assert_eq!(producer.stderr.matches("roles of other versions").count(), 1, "{producer}");
     assert!(producer.stderr.contains("aggregator 9.9.0"), "{producer}");
     build("aggregator", "99.0.0", 8, 7);
+    redis::shared().cli(&["HDEL", &roles, "producer"]);
+    fleet.producer().run(DEADLINE).expect_code(1);
+    let left = redis::shared().cli(&["HKEYS", &roles]);
+    assert_eq!(left, "aggregator", "who is refused leaves nothing that others are refused for");
     let worker = fleet.worker().run(DEADLINE).expect_code(1);
     assert!(
         worker.stderr.contains("cannot work with the aggregator, which is 99.0.0"),

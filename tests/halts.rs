@@ -183,3 +183,13 @@ fn a_run_pauses_when_most_products_fail_and_tells_why_with_an_example() {
     let end = run(&catalog, &simulator).args(["--abort-failure-rate", "1"]).run(Duration::from_secs(60));
     end.expect_code(3);
 }
+
+#[test]
+fn a_worker_elsewhere_needs_prices_for_the_budget() {
+    let fleet = Fleet::new("unpriced", 3, &[]);
+    // Of the built-in model the price is known where its provider answers, and nowhere else.
+    ended(fleet.producer().args(["--budget", "5"]).env("OPENAI_API_KEY", "sk-nobodys").run(DEADLINE));
+    let worker = fleet.worker().run(DEADLINE).expect_code(2);
+    assert!(worker.stderr.contains("a budget needs prices"), "{worker}");
+    assert_eq!(fleet.simulator.calls(), 0);
+}

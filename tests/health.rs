@@ -6,8 +6,8 @@ use crate::support::{
     amqp,
     checker::Repeats,
     fleet::{DEADLINE, Fleet, ended},
-    http::{Answer, get},
-    process::Running,
+    http::{Answer, address, get},
+    process::{Running, shelfmill},
     rabbitmq,
     redis::Redis,
     wait::eventually,
@@ -33,10 +33,16 @@ fn a_worker_is_ready_when_it_can_work_and_well_whatever_it_waits_for() {
     assert_eq!(get(&worker, "/healthz").code, 200);
     ended(fleet.producer().run(DEADLINE));
     is_told(&worker, "/readyz", 200, "ok");
+    let listen = address(&worker);
+    let health = |args: &[&str]| shelfmill().args(["health", "--listen", &listen]).args(args).run(DEADLINE);
+    assert_eq!(ended(health(&[])).stdout, "ok\n");
+    assert_eq!(ended(health(&["--ready"])).stdout, "ok\n");
 
     redis.kill();
     is_told(&worker, "/readyz", 503, "waits for Redis");
     assert_eq!(get(&worker, "/healthz").code, 200, "a new start would not bring Redis back");
+    let not_ready = health(&["--ready"]).expect_code(1);
+    assert!(not_ready.stderr.contains("waits for Redis"), "{not_ready}");
     redis.restart();
     is_told(&worker, "/readyz", 200, "ok");
 
@@ -48,6 +54,8 @@ fn a_worker_is_ready_when_it_can_work_and_well_whatever_it_waits_for() {
 
     worker.terminate();
     ended(worker.wait(DEADLINE));
+    let gone = health(&[]).expect_code(1);
+    assert!(gone.stderr.contains("nobody answers at http://127.0.0.1:"), "{gone}");
 }
 
 #[test]

@@ -126,9 +126,11 @@ impl Metrics {
                 metric
             }};
         }
+        // Of an image it is said in its environment, so that another revision of the same code compiles nothing.
+        let revision = std::env::var("SHELFMILL_REVISION");
         let build = [
-            ("version", env!("CARGO_PKG_VERSION")),
-            ("revision", option_env!("SHELFMILL_REVISION").unwrap_or("unknown")),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("revision", revision.unwrap_or_else(|_| "unknown".to_owned())),
         ];
         registry.register("build", "What this process is", Info::new(build));
         Self {

@@ -57,6 +57,7 @@ over_both_ledgers!(
     what_was_found_out_of_a_server_is_kept_for_the_run,
     nobody_calls_without_a_claim,
     a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again,
+    a_run_that_a_person_has_paused_stays_so_when_it_is_begun_again,
     calls_hold_what_they_can_cost_and_never_exceed_the_budget,
     a_call_that_has_ended_holds_nothing,
     a_scan_is_complete_when_it_is_sealed_and_every_product_has_its_line,
@@ -239,6 +240,14 @@ async fn a_run_that_has_paused_lets_nobody_call_until_it_is_begun_again(ledger: 
     assert_eq!(ledger.progress().await.unwrap().halt, Some(halt("first")));
     ledger.begin(&Job::default(), false).await.unwrap();
     assert_eq!((ledger.halted().await.unwrap(), turn().await), (None, Turn::Now));
+}
+
+async fn a_run_that_a_person_has_paused_stays_so_when_it_is_begun_again(ledger: &dyn Ledger) {
+    let asked = Halt { cause: HaltCause::Asked, reason: "the provider calls".to_owned() };
+    ledger.begin(&Job::default(), false).await.unwrap();
+    ledger.halt(&asked).await.unwrap();
+    ledger.begin(&Job::default(), false).await.unwrap();
+    assert_eq!(ledger.halted().await.unwrap(), Some(asked));
 }
 
 async fn calls_hold_what_they_can_cost_and_never_exceed_the_budget(ledger: &dyn Ledger) {

@@ -142,7 +142,10 @@ impl Account {
 
 impl Analyst {
     pub(crate) fn new(config: &WorkerConfig, given: Job, concurrency: u32) -> anyhow::Result<Self> {
-        Self::of(config, given, concurrency, Whose::OfAll)
+        let analyst = Self::of(config, given, concurrency, Whose::OfAll)?;
+        // Where another address has no known price, the producer could not have told.
+        analyst.job().check_budget()?;
+        Ok(analyst)
     }
 
     fn of(config: &WorkerConfig, given: Job, concurrency: u32, whose: Whose) -> anyhow::Result<Self> {

@@ -11,14 +11,14 @@ use shelfmill_pipeline::{
     broker::{Broker, BrokerError, Consumer, Delivery},
     health::{Role, Silence, health},
     job::Job,
-    ledger::{Halt, Ledger, LedgerError},
+    ledger::{Halt, Ledger, LedgerError, Pulse},
     message::Task,
     shutdown::Stopper,
 };
 use tokio::{
     sync::Semaphore,
     task::{JoinError, JoinSet},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 mod analysis;
@@ -38,7 +38,8 @@ mod same_prompt;
 
 pub use estimate::{Corrector, Estimate, Estimator, estimate_tokens};
 pub use images::count_images;
-use product::Desk;
+use lease::RENEW_EVERY;
+use product::{Desk, FAREWELL};
 pub use routes::FindKey;
 pub use shelfmill_pipeline::job::{BadBaseUrl, check_base_url};
 
@@ -114,7 +115,7 @@ async fn work_sessions(
             }
             tracing::warn!(reason = %halt, "the run has paused; this worker waits until it goes on");
             health().waits(Role::Worker, "the run, which has paused,");
-            until_it_goes_on(ledger.as_ref(), &stopper).await?;
+            until_it_goes_on(&config.name, ledger.as_ref(), &stopper).await?;
         }
         // With an end of its own: a pause of the run ends what this worker does, and not the worker.
         let session = stopper.child();
@@ -133,14 +134,23 @@ async fn halt_of_run(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<O
     }
 }
 
-async fn until_it_goes_on(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<()> {
+/// Waits, and is heard of meanwhile: a worker that waits is there, for those who look, for alerts and for `purge`.
+async fn until_it_goes_on(name: &str, ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<()> {
+    let mut told: Option<Instant> = None;
     while halt_of_run(ledger, stopper).await?.is_some() {
+        if told.is_none_or(|told| told.elapsed() >= RENEW_EVERY) {
+            told = Some(Instant::now());
+            let _ = timeout(FAREWELL, ledger.tell_pulse(name, Some(&Pulse::default()))).await;
+        }
         tokio::select! {
             () = tokio::time::sleep(JOB_POLL) => {}
-            () = stopper.stopped() => return Ok(()),
+            () = stopper.stopped() => break,
         }
     }
-    tracing::info!("the run goes on");
+    let _ = timeout(FAREWELL, ledger.tell_pulse(name, None)).await;
+    if !stopper.is_stopped() {
+        tracing::info!("the run goes on");
+    }
     Ok(())
 }
 

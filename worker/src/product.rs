@@ -55,7 +55,7 @@ const ALONE_AFTER: u32 = 3;
 const POISONED_AFTER: u32 = 5;
 
 /// An end is not held up by those who only watch.
-const FAREWELL: Duration = Duration::from_millis(500);
+pub(crate) const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Numbers the claims of this process.
 static CLAIMS: AtomicU64 = AtomicU64::new(0);

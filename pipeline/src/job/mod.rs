@@ -98,7 +98,26 @@ impl JobFingerprint {
     }
 }
 
+/// A budget is kept by prices, and there are none.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a budget needs prices, and those of {model} are not known; put prices = {{ prompt = 0.40, completion = 1.60 }} \
+     (US dollars per million tokens) under [llm], or the endpoint, of the job file (--job)"
+)]
+pub struct UnpricedBudget {
+    model: String,
+}
+
 impl Job {
+    /// Whether the budget, where there is one, can be kept.
+    pub fn check_budget(&self) -> Result<(), UnpricedBudget> {
+        let endpoints = self.llm.endpoints();
+        match (self.limits.budget, endpoints.iter().find(|endpoint| endpoint.prices.is_none())) {
+            (Some(_), Some(endpoint)) => Err(UnpricedBudget { model: endpoint.model.clone() }),
+            _ => Ok(()),
+        }
+    }
+
     /// The deadline of one call.
     #[must_use]
     pub const fn timeout(&self) -> Duration {

@@ -120,7 +120,7 @@ impl Ledger for EmbeddedLedger {
             return Ok(Begun::Changed { differences });
         }
         inner.job = Some(job.clone());
-        inner.halt = None;
+        let _lifted = inner.halt.take_if(|halt| !halt.is_asked());
         Ok(Begun::Accepted)
     }
 

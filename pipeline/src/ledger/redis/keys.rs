@@ -75,6 +75,7 @@ scripts!(
     hold_pen,
     keep_prompt_answer,
     keep_scan,
+    meet,
     pause,
     permits,
     pulse,

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use redis::AsyncCommands;
 
 use super::{
-    RedisLedger,
+    HEARD_WITHIN, RedisLedger,
     keys::BUCKETS,
-    reply::{json, parse},
+    reply::{json, ms, parse},
 };
 use crate::ledger::{Halt, Ledger, LedgerError, Version};
 
@@ -57,16 +57,14 @@ impl RedisLedger {
         Ok(halt)
     }
 
-    /// Tells the version of a role that begins, and returns those of the others: of `producer` and `aggregator` the last ones
-    /// there were, of workers those that were heard of lately.
+    /// Tells the version of a role that begins, unless it cannot work with the others, and returns theirs: of `producer` and
+    /// `aggregator` the last ones there were, of workers those that were heard of lately.
     pub async fn meet(&self, role: &str) -> Result<BTreeMap<String, Version>, LedgerError> {
         if role != "worker" {
-            let (key, version) = (&self.keys.roles, json(&Version::own()));
-            let version = &version;
-            let _new: u64 = self
-                .connection
-                .run(|mut manager| async move { manager.hset(key, role, version).await })
-                .await?;
+            let own = Version::own();
+            let mut meeting = self.scripts.meet.key(&self.keys.roles);
+            meeting.key(&self.keys.workers).arg(role).arg(json(&own)).arg(own.wire).arg(own.reads_from);
+            let _is_told: bool = self.invoke(meeting.arg(ms(HEARD_WITHIN))).await?;
         }
         let mut versions = self.versions().await?;
         versions.remove(role);

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A person pauses a run. KEYS: run. ARGV: the halt. Returns {0} where there is no such run, {1} where it is paused now, or {2, the
 -- halt} where a person has paused it before. A pause of the run's own gives way: starting its producer would lift it.
 if redis.call('HEXISTS', KEYS[1], 'job') == 0 then return {'0'} end
