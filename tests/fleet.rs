@@ -208,10 +208,10 @@ fn rejects_that_wait_keep_their_order_when_the_aggregator_is_stopped() {
         ended(fleet.producer().run(DEADLINE));
     }
     let workers = fleet.workers(2);
-    eventually(DEADLINE, "outcomes to wait", || {
-        let name = format!("shelfmill.{}.outcomes.v1", fleet.run);
-        let ready = rabbitmq::shared().queues().get(&name).map_or(0, |queue| queue.ready);
-        if ready > 3_000 { Ok(()) } else { Err(ready.to_string()) }
+    eventually(DEADLINE, "all products to be told of", || {
+        let name = format!("shelfmill.{}.tasks.v1", fleet.run);
+        let tasks = rabbitmq::shared().queues()[&name].clone();
+        if tasks.ready + tasks.unacked == 0 { Ok(()) } else { Err(format!("{tasks:?}")) }
     });
     let mut aggregator = fleet.aggregator().start();
     fleet.wait_for_lines(1);

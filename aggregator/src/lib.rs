@@ -65,8 +65,8 @@ const BATCH_AGE: Duration = Duration::from_millis(50);
 const BATCH_EVERY: Duration = Duration::from_millis(5);
 /// What one batch takes at most.
 const BATCH_OUTCOMES: usize = 512;
-/// Outcomes fetched and not settled.
-const PREFETCH: u16 = 1_024;
+/// Messages fetched and not settled; each has one outcome or several, some 32 KB of them.
+const PREFETCH: u16 = 256;
 /// How often an idle aggregator looks whether the run is complete.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a look at what else goes on may keep outcomes waiting; it is done again.

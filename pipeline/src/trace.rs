@@ -9,6 +9,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use futures_util::future::Either;
 use opentelemetry::{
     Context, KeyValue,
     global::{self, BoxedTracer},
@@ -122,10 +123,11 @@ impl Span {
     }
 
     /// What is done within is part of it.
-    pub async fn scope<F: Future>(&self, what: F) -> F::Output {
+    // Not an `async fn`: that would have room for both of its ways, and each is as large as all that is done for a product.
+    pub fn scope<F: Future>(&self, what: F) -> impl Future<Output = F::Output> + use<F> {
         match &self.0 {
-            Some(context) => what.with_context(context.clone()).await,
-            None => what.await,
+            Some(context) => Either::Left(what.with_context(context.clone())),
+            None => Either::Right(what),
         }
     }
 

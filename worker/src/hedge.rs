@@ -104,11 +104,22 @@ impl Analyst {
         second: Second<'_>,
         services: Services<'_>,
     ) -> anyhow::Result<Called> {
+        if self.job().limits.hedge_after.is_none() {
+            return Ok(self.call(question, &task.id, task.spent.calls, services.model).await);
+        }
+        // On its own, so that whoever wants no second call has no room for one.
+        Box::pin(self.call_twice(question, task, second, services)).await
+    }
+
+    async fn call_twice(
+        &self,
+        question: &Question,
+        task: &mut Task,
+        second: Second<'_>,
+        services: Services<'_>,
+    ) -> anyhow::Result<Called> {
         let id = task.id.clone();
         let first = self.call(question, &id, task.spent.calls, services.model);
-        if self.job().limits.hedge_after.is_none() {
-            return Ok(first.await);
-        }
         tokio::pin!(first);
         let (began, latencies) = (Instant::now(), &question.route.server.latencies);
         tokio::select! {
