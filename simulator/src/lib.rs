@@ -12,7 +12,7 @@
 //! - **It is bounded.** Requests, connections, schemas and instances all have a named limit. Only the count by product
 //!   grows with the catalog; [`Config::count_by_product`] turns it off.
 //!
-//! It serves plain HTTP/1.1 through hyper itself: with nothing to route and nothing to layer, a framework would only
+//! It serves HTTP/1.1, and HTTP/2 to those who begin with it, without TLS and through hyper itself: with nothing to route and nothing to layer, a framework would only
 //! cost a benchmark its speed.
 
 mod body;

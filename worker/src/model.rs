@@ -9,19 +9,17 @@
 
 use std::{
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
-    Client, Response, StatusCode,
+    Response, StatusCode,
     header::{CONTENT_TYPE, HeaderValue},
-    redirect::Policy,
 };
 use shelfmill_pipeline::{
     failure::FailureClass,
@@ -30,19 +28,22 @@ use shelfmill_pipeline::{
 };
 use tokio::time::timeout;
 
+mod clients;
 mod dialect;
 mod endpoint;
 mod headers;
 mod key;
 mod refusal;
 
+use clients::{Clients, Turn};
+
+pub(crate) use clients::Http;
 pub(crate) use dialect::{Dialect, Sent};
 pub(crate) use endpoint::Endpoint;
 pub(crate) use headers::{LimitHints, Rate};
 pub(crate) use key::Key;
 pub(crate) use refusal::{Unsupported, error_inside, refusal, retry_after};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer may have 1 MiB; escaped and wrapped it can be larger.
 pub(crate) const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 /// More of an error than that tells nothing new.
@@ -87,10 +88,10 @@ impl CallFailure {
     }
 }
 
-/// The pooled HTTP client of a worker.
+/// Makes a worker's calls.
 pub(crate) struct ModelClient {
-    client: RwLock<Client>,
-    connections: usize,
+    clients: RwLock<Arc<Clients>>,
+    concurrency: usize,
     calls: AtomicU32,
     recycle_every: u32,
 }
@@ -112,9 +113,9 @@ impl From<CallFailure> for Reply {
 
 impl ModelClient {
     pub(crate) fn new(concurrency: u32, recycle_every: u32) -> anyhow::Result<Self> {
-        let connections = concurrency as usize;
-        let client = RwLock::new(build(connections)?);
-        Ok(Self { client, connections, calls: AtomicU32::new(0), recycle_every })
+        let concurrency = concurrency as usize;
+        let clients = RwLock::new(Clients::new(concurrency)?);
+        Ok(Self { clients, concurrency, calls: AtomicU32::new(0), recycle_every })
     }
 
     /// One call.
@@ -126,9 +127,9 @@ impl ModelClient {
         number: u32,
         deadline: Duration,
     ) -> Reply {
-        let client = match self.client() {
-            Ok(client) => client,
-            Err(failure) => return failure.into(),
+        let (_turn, client) = match self.turn().and_then(|turn| Ok((turn.client(endpoint.http())?, turn))) {
+            Ok((client, turn)) => (turn, client),
+            Err(error) => return CallFailure::new(FailureClass::Network, format!("{error:#}")).into(),
         };
         let call = client
             .post(endpoint.url())
@@ -161,14 +162,13 @@ impl ModelClient {
         })
     }
 
-    fn client(&self) -> Result<Client, CallFailure> {
+    fn turn(&self) -> anyhow::Result<Turn> {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         if self.recycle_every > 0 && number > 0 && number.is_multiple_of(self.recycle_every) {
-            let fresh = build(self.connections)
-                .map_err(|error| CallFailure::new(FailureClass::Network, format!("{error:#}")))?;
-            *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+            let fresh = Clients::new(self.concurrency)?;
+            *self.clients.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         }
-        Ok(self.client.read().unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(Arc::clone(&self.clients.read().unwrap_or_else(PoisonError::into_inner)).turn())
     }
 }
 
@@ -177,16 +177,6 @@ async fn refused(status: StatusCode, response: Response, key: &Key) -> CallFailu
     let (Body::Whole(body) | Body::Beginning(body)) =
         read(response, MAX_ERROR_BYTES).await.unwrap_or(Body::Whole(Vec::new()));
     refusal(status, &headers, &key.hide_in(body))
-}
-
-fn build(connections: usize) -> anyhow::Result<Client> {
-    Client::builder()
-        .user_agent(concat!("shelfmill/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_max_idle_per_host(connections)
-        .redirect(Policy::none())
-        .build()
-        .context("cannot make an HTTP client")
 }
 
 /// Names the product and the call, for the provider's support and for the simulator.

@@ -18,9 +18,19 @@ pub enum BadBaseUrl {
     HasQuery,
 }
 
-/// Checks the root of an OpenAI-compatible API.
+/// Of a server that speaks HTTP/2 without TLS, where nothing can be agreed upon: `h2c://host/v1`.
+const HTTP2_AT_ONCE: &str = "h2c://";
+
+/// Whether the server is said to speak HTTP/2 without TLS.
+#[must_use]
+pub fn is_http2_at_once(text: &str) -> bool {
+    text.starts_with(HTTP2_AT_ONCE)
+}
+
+/// Checks the root of an OpenAI-compatible API, and returns it as one of HTTP.
 pub fn check_base_url(text: &str) -> Result<Url, BadBaseUrl> {
-    let url = Url::parse(text).map_err(|_| BadBaseUrl::NotOne)?;
+    let of_http = text.strip_prefix(HTTP2_AT_ONCE).map(|rest| format!("http://{rest}"));
+    let url = Url::parse(of_http.as_deref().unwrap_or(text)).map_err(|_| BadBaseUrl::NotOne)?;
     if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
         return Err(BadBaseUrl::NotOne);
     }
@@ -41,7 +51,10 @@ mod tests {
     fn a_url_is_taken_or_refused_without_being_repeated() {
         for fine in ["http://localhost:8000/v1", "https://api.openai.com/v1/", "http://[::1]:1"] {
             check_base_url(fine).unwrap();
+            assert!(!is_http2_at_once(fine));
         }
+        assert_eq!(check_base_url("h2c://host:1/v1").unwrap().as_str(), "http://host:1/v1");
+        assert!(is_http2_at_once("h2c://host:1/v1"));
         for (bad, why) in [
             ("sk-canary", BadBaseUrl::NotOne),
             ("canary:8000", BadBaseUrl::NotOne),
@@ -50,6 +63,7 @@ mod tests {
             ("http://user:canary@host/v1", BadBaseUrl::HasLogin),
             ("http://host/v1?key=canary", BadBaseUrl::HasQuery),
             ("http://host/v1#canary", BadBaseUrl::HasQuery),
+            ("h2c://user:canary@host/v1", BadBaseUrl::HasLogin),
         ] {
             let told = check_base_url(bad).unwrap_err();
             assert_eq!(told, why, "{bad}");

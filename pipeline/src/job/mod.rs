@@ -23,7 +23,7 @@ mod prompt;
 mod schema;
 mod window;
 
-pub use base_url::{BadBaseUrl, check_base_url};
+pub use base_url::{BadBaseUrl, check_base_url, is_http2_at_once};
 pub use chat::{Image, Message};
 pub use file::{JobProblem, JobProblems};
 pub use limits::{Limits, NoPercentile, Percentile};

@@ -5,11 +5,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 use shelfmill_pipeline::{
     identity::fingerprint,
-    job::{AnswerSchema, Job, JobFingerprint, Message, ModelEndpoint, Structured},
+    job::{AnswerSchema, Job, JobFingerprint, Message, ModelEndpoint, Structured, is_http2_at_once},
 };
 use url::Url;
 
-use super::{Dialect, Sent};
+use super::{Dialect, Http, Sent};
 use crate::{OPENAI_BASE_URL, check_base_url};
 
 /// What is around an image's URL.
@@ -22,6 +22,7 @@ const USUAL_BYTES: usize = 512;
 pub(crate) struct Endpoint {
     at: ModelEndpoint,
     url: Url,
+    http: Http,
     temperature: Option<f64>,
     pub(crate) dialect: Dialect,
     json_schema: Box<RawValue>,
@@ -59,6 +60,7 @@ impl Endpoint {
         let is_openai = url.host_str().is_some_and(|host| host.ends_with("openai.com"));
         Ok(Self {
             dialect: Dialect::new(name_of(&url, &at, job), job.llm.structured, is_openai),
+            http: if is_http2_at_once(base) { Http::Two } else { Http::Agreed },
             at,
             url,
             temperature: job.llm.temperature,
@@ -71,6 +73,10 @@ impl Endpoint {
     /// What the job says of it.
     pub(crate) const fn at(&self) -> &ModelEndpoint {
         &self.at
+    }
+
+    pub(super) const fn http(&self) -> Http {
+        self.http
     }
 
     pub(super) fn url(&self) -> Url {

@@ -43,6 +43,9 @@ mod socket;
 
 /// A silent peer is given up after twice this. Half of it would be too short for a machine that is busy for seconds.
 const HEARTBEAT_S: u16 = 10;
+/// A message larger than that travels in several. lapin has room for 64 in each connection: of RabbitMQ's own 128 KiB it would
+/// be 8 MiB for next to nothing.
+const FRAME_BYTES: u32 = 32 * 1024;
 
 /// Whether to wait for a broker that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +89,7 @@ impl RabbitBroker {
         let mut uri: AMQPUri =
             url.parse().map_err(|_| refused("it is not amqp://user:password@host:port/vhost".to_owned()))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        uri.query.frame_max.get_or_insert(FRAME_BYTES);
         let cert_chain = match &config.ca_file {
             None => None,
             Some(file) => Some(std::fs::read_to_string(file).map_err(|error| BrokerError::Certificates {
