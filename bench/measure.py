@@ -82,12 +82,13 @@ class Bench:
         self.last_out = self.work / f"run-{self.runs}"
         return self.last_out
 
-    def embedded(self, simulator, products, out=None, concurrency=None, calls=None):
+    def embedded(self, simulator, products, out=None, concurrency=None, calls=None, http2=False):
         """`shelfmill run`; `out` of an earlier one resumes it, and then no calls are expected."""
         name = f"run of {products:,} products"
         out = out or self.new_out()
         command = [self.binary, "run", catalog(self.catalogs, products), "-q", "--out", out]
-        command += ["--base-url", simulator.url, "--concurrency", concurrency or self.concurrency]
+        url = simulator.url.replace("http:", "h2c:") if http2 else simulator.url
+        command += ["--base-url", url, "--concurrency", concurrency or self.concurrency]
         start = lambda: [Child("run", command, self.work / "run.log")]
         return self._measured(name, start, simulator, [], out, products, products if calls is None else calls)
 

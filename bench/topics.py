@@ -118,14 +118,17 @@ def embedded(bench, sizes):
 def slow_model(bench, sizes, again_large):
     simulator = Simulator(bench.binary, bench.work / "slow-simulator", "--latency", "1s")
     rows, groups = [], []
-    for products, concurrency in sizes.latency:
-        # The larger is a run of ten seconds of ideal time as well, but costs the machine twenty times as much.
-        samples = bench.repeated(lambda: bench.embedded(simulator, products, concurrency=concurrency))
+    # The larger is a run of ten seconds of ideal time as well, but costs the machine twenty times as much.
+    kinds = [(*size, http2) for size in sizes.latency for http2 in (False, True)]
+    for products, concurrency, http2 in kinds:
+        samples = bench.repeated(
+            lambda: bench.embedded(simulator, products, concurrency=concurrency, http2=http2)
+        )
         groups.append(samples)
         share = lambda pace: spread(samples, lambda sample: 100 * pace(sample) / concurrency, 1) + " %"
         rows.append(
             [
-                f"{products:,} products, {concurrency:,} in flight",
+                f"{products:,} products, {concurrency:,} in flight, HTTP/{2 if http2 else 1.1}",
                 spread(samples, per_second, 1),
                 share(per_second),
                 share(told_per_second),
