@@ -108,6 +108,7 @@ fn a_half_open_connection_is_found_out_by_its_heartbeat() {
     let aggregator = fleet.aggregator().start();
     fleet.amqp_url = direct;
     ended(fleet.producer().run(DEADLINE));
+    fleet.wait_for_consumers(rabbitmq, 2);
     fleet.wait_for_lines(40);
 
     proxy.swallow();

@@ -208,11 +208,7 @@ fn rejects_that_wait_keep_their_order_when_the_aggregator_is_stopped() {
         ended(fleet.producer().run(DEADLINE));
     }
     let workers = fleet.workers(2);
-    eventually(DEADLINE, "all products to be told of", || {
-        let name = format!("shelfmill.{}.tasks.v1", fleet.run);
-        let tasks = rabbitmq::shared().queues()[&name].clone();
-        if tasks.ready + tasks.unacked == 0 { Ok(()) } else { Err(format!("{tasks:?}")) }
-    });
+    fleet.wait_until_told();
     let mut aggregator = fleet.aggregator().start();
     fleet.wait_for_lines(1);
     aggregator.terminate();

@@ -69,7 +69,7 @@ fn answers_whose_outcomes_were_deleted_are_not_asked_for_again() {
     let fleet = Fleet::new("no-outcomes", 120, &["--latency", "50ms"]);
     let workers = fleet.workers(2);
     ended(fleet.producer().run(DEADLINE));
-    wait_for_ready(&fleet, "outcomes", 120);
+    fleet.wait_until_told();
     delete(&fleet, "outcomes");
     let aggregator = fleet.aggregator().start();
     all_tell(&[&aggregator], STANDSTILL);

@@ -8,7 +8,7 @@ use super::{
     catalog::Catalog,
     checker::{Evidence, Repeats, examine, keys_of, queues_of},
     process::{Finished, Program, Running, shelfmill},
-    rabbitmq::{self, RabbitMq},
+    rabbitmq::{self, Queue, RabbitMq},
     redis::{self, Redis},
     results::{Results, journal_lines},
     simulator::Simulator,
@@ -78,6 +78,26 @@ impl Fleet {
             found if found >= lines => Ok(()),
             found => Err(format!("{found} of {lines}")),
         });
+    }
+
+    /// Waits until as many workers have tasks, or wait for some.
+    pub(crate) fn wait_for_consumers(&self, rabbitmq: &RabbitMq, workers: u64) {
+        eventually(DEADLINE, "workers that take tasks", || match self.tasks(rabbitmq).consumers {
+            found if found == workers => Ok(()),
+            found => Err(format!("{found} of {workers}")),
+        });
+    }
+
+    /// Waits until every product that was published has been told of: no task is left.
+    pub(crate) fn wait_until_told(&self) {
+        eventually(DEADLINE, "all products to be told of", || {
+            let tasks = self.tasks(rabbitmq::shared());
+            if tasks.ready + tasks.unacked == 0 { Ok(()) } else { Err(format!("{tasks:?}")) }
+        });
+    }
+
+    fn tasks(&self, rabbitmq: &RabbitMq) -> Queue {
+        rabbitmq.queues()[&format!("shelfmill.{}.tasks.v1", self.run)].clone()
     }
 
     /// The promises hold, and nothing was paid twice.

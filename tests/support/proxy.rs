@@ -92,7 +92,10 @@ impl Proxy {
 
     /// New connections are refused, as by a machine where nobody listens; those there are go on.
     pub(crate) fn refuse(&self) {
-        *lock(&self.network.listener) = None;
+        if let Some(listener) = lock(&self.network.listener).take() {
+            // A process that another test is starting has it, too, until it is a program of its own.
+            rustix::net::shutdown(&listener, rustix::net::Shutdown::Read).expect("a listener of ours");
+        }
     }
 
     /// A good network again.

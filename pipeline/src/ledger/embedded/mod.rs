@@ -4,7 +4,7 @@
 //! answers (see [`prompts`]): the journal is the truth, and what is in memory can be had again by reading it. Leases are not kept: whoever claims lives and dies with the ledger.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, hash_map},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -293,9 +293,10 @@ impl Ledger for EmbeddedLedger {
                 {
                     inner.answers.remove(&product);
                 }
-                let kept = inner.answers.entry(product).or_insert_with(|| outcome.clone());
-                if kept.encode() != outcome.encode() {
-                    return Ok(Kept::Earlier(kept.clone()));
+                match inner.answers.entry(product) {
+                    hash_map::Entry::Vacant(place) => _ = place.insert(outcome.clone()),
+                    hash_map::Entry::Occupied(kept) if kept.get().encode() == outcome.encode() => {}
+                    hash_map::Entry::Occupied(kept) => return Ok(Kept::Earlier(kept.get().clone())),
                 }
             }
         }
