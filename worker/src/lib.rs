@@ -171,8 +171,9 @@ async fn work_session(
     }
     tracing::info!(worker = desk.name(), concurrency, "ready for products");
 
-    // A tenth more than can be worked on, so that the next product is here when a place becomes free.
-    let prefetch = u16::try_from(concurrency + concurrency / 10 + 1).unwrap_or(u16::MAX);
+    // A quarter more than can be worked on: the next product is here when a place becomes free, also while the broker is about to
+    // be told of the last.
+    let prefetch = u16::try_from(concurrency + concurrency / 4 + 1).unwrap_or(u16::MAX);
     let mut tasks = tokio::select! {
         tasks = desk.broker().tasks(prefetch) => tasks?,
         () = stopper.stopped() => return Ok(false),
@@ -248,7 +249,8 @@ async fn work(
     // What was fetched and not begun goes back first, so that others can have it while the rest finishes.
     let closed = tasks.close().await.context("giving back tasks");
     let drained = drain(&mut running, stopper).await;
-    result.and(closed).and(drained)
+    let told = tasks.told().await.context("acknowledging tasks");
+    result.and(closed).and(drained).and(told)
 }
 
 /// The next task; `None` when the worker is to end.

@@ -143,6 +143,10 @@ impl Consumer<Task> for Tasks {
         self.source.close();
         Ok(())
     }
+
+    async fn told(&mut self) -> Result<(), BrokerError> {
+        Ok(())
+    }
 }
 
 struct TaskReceipt {
@@ -157,7 +161,7 @@ impl Receipt for TaskReceipt {
         None
     }
 
-    async fn settle(self: Box<Self>, _: Vec<(u64, Box<dyn Receipt>)>) -> Result<(), BrokerError> {
+    async fn settle(self: Box<Self>, _: Vec<u64>) -> Result<(), BrokerError> {
         Ok(())
     }
 
@@ -193,6 +197,10 @@ impl Consumer<Outcome> for Outcomes {
         self.source.close();
         Ok(())
     }
+
+    async fn told(&mut self) -> Result<(), BrokerError> {
+        Ok(())
+    }
 }
 
 struct OutcomeReceipt;
@@ -203,7 +211,7 @@ impl Receipt for OutcomeReceipt {
         None
     }
 
-    async fn settle(self: Box<Self>, _: Vec<(u64, Box<dyn Receipt>)>) -> Result<(), BrokerError> {
+    async fn settle(self: Box<Self>, _: Vec<u64>) -> Result<(), BrokerError> {
         Ok(())
     }
 

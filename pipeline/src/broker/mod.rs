@@ -173,6 +173,8 @@ pub trait Consumer<M>: Send {
     async fn next(&mut self) -> Result<Delivery<M>, BrokerError>;
     /// Takes no more, and gives back at once what was fetched and not handed out.
     async fn close(&mut self) -> Result<(), BrokerError>;
+    /// Returns when the broker was told of all that is done with.
+    async fn told(&mut self) -> Result<(), BrokerError>;
 }
 
 /// A message that must be settled.
@@ -190,12 +192,15 @@ pub(crate) trait Receipt: Send + Sync {
     /// Tells the broker that the message is done with. On a dead connection nothing is told, and the message
     /// comes again: what was done for it must be recognisable.
     async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
-        if self.done().is_some() { self.settle(Vec::new()).await } else { Ok(()) }
+        match self.done() {
+            Some((_, number)) => self.settle(vec![number]).await,
+            None => Ok(()),
+        }
     }
     /// The message is done with, and nobody was told yet: where the broker is to be, on which connection and with which number.
     fn done(&self) -> Option<(usize, u64)>;
-    /// Tells the broker so of this one and of those before it on its connection that are done with, too.
-    async fn settle(self: Box<Self>, earlier: Vec<(u64, Box<dyn Receipt>)>) -> Result<(), BrokerError>;
+    /// Tells the broker so of all of these on its connection.
+    async fn settle(self: Box<Self>, numbers: Vec<u64>) -> Result<(), BrokerError>;
     /// Makes the task safe for delivery after about `delay`, then acknowledges.
     async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError>;
 }
@@ -207,16 +212,15 @@ impl<M> Delivery<M> {
 
     /// All of these are done with: told in as few words as their broker knows.
     pub async fn ack_all(deliveries: Vec<Self>) -> Result<(), BrokerError> {
-        let mut connections: BTreeMap<usize, BTreeMap<u64, Box<dyn Receipt>>> = BTreeMap::new();
+        let mut connections: BTreeMap<usize, (Box<dyn Receipt>, Vec<u64>)> = BTreeMap::new();
         for Self { receipt, .. } in deliveries {
             if let Some((connection, number)) = receipt.done() {
-                connections.entry(connection).or_default().insert(number, receipt);
+                let (_, numbers) = connections.entry(connection).or_insert_with(|| (receipt, Vec::new()));
+                numbers.push(number);
             }
         }
-        for mut receipts in connections.into_values() {
-            if let Some((_, last)) = receipts.pop_last() {
-                last.settle(receipts.into_iter().collect()).await?;
-            }
+        for (receipt, numbers) in connections.into_values() {
+            receipt.settle(numbers).await?;
         }
         Ok(())
     }

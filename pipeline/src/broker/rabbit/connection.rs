@@ -7,10 +7,10 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::join_all};
 use lapin::{
     Channel, Connection, ConnectionProperties, ErrorKind, Event,
-    options::ConfirmSelectOptions,
+    options::{BasicAckOptions, ConfirmSelectOptions},
     protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
     tcp::OwnedTLSConfig,
     types::DeliveryTag,
@@ -25,6 +25,7 @@ use super::{
     Connect,
     declare::declare,
     outage::{Loss, Outages, Purpose},
+    publish::ANSWER_TIMEOUT,
     socket::Socket,
 };
 use crate::{
@@ -74,9 +75,24 @@ impl Link {
         self.unsettled().insert(tag);
     }
 
-    /// Whether nothing else at or before `last` is unsettled.
-    pub(super) fn is_all_before(&self, tags: &BTreeSet<DeliveryTag>, last: DeliveryTag) -> bool {
-        self.unsettled().range(..last).all(|tag| tags.contains(tag))
+    /// Tells RabbitMQ that these are done with: in one word those before which nothing else is open, each other one in its own.
+    /// On a dead connection nothing is told, and they come again.
+    pub(super) async fn acknowledge(&self, done: BTreeSet<DeliveryTag>) {
+        let together = self.unsettled().iter().take_while(|tag| done.contains(tag)).last().copied();
+        let alone = done.iter().copied().filter(|tag| Some(*tag) > together).map(|tag| (tag, false));
+        let words = together.map(|last| (last, true)).into_iter().chain(alone);
+        // At once, so that they leave in few packets.
+        let told = join_all(words.map(|(tag, multiple)| {
+            timeout(ANSWER_TIMEOUT, self.channel.basic_ack(tag, BasicAckOptions { multiple }))
+        }));
+        for told in told.await {
+            match told {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "not acknowledged: the message comes again"),
+                Err(_) => tracing::debug!("not acknowledged in time: the message comes again"),
+            }
+        }
+        self.settled(done);
     }
 
     /// RabbitMQ was told of these. Not before: nobody else may tell it of them.

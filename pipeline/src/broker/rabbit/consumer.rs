@@ -21,6 +21,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
+    acks::Acks,
     connection::{Link, Shared, Trouble},
     declare::queue_trouble,
     outage::{Loss, Purpose},
@@ -85,6 +86,7 @@ pub(super) struct RabbitConsumer<M> {
     shared: Arc<Shared>,
     queue: String,
     fetched: mpsc::Receiver<Result<Fetched<M>, BrokerError>>,
+    acks: Acks,
     closing: CancellationToken,
     pump: AbortOnDropHandle<Option<Live>>,
 }
@@ -96,11 +98,12 @@ impl<M: Wire> RabbitConsumer<M> {
     pub(super) async fn start(shared: Arc<Shared>, queue: &str, prefetch: u16) -> Result<Self, BrokerError> {
         let live = shared.subscribe(queue, prefetch).await?;
         let (sender, fetched) = mpsc::channel(M::WAITING);
-        let closing = CancellationToken::new();
+        let (closing, acks) = (CancellationToken::new(), Acks::open());
         let pump = tokio::spawn({
             let (shared, queue, closing) = (Arc::clone(&shared), queue.to_owned(), closing.clone());
+            let acks = acks.clone();
             async move {
-                match shared.pump(&queue, prefetch, live, &sender, &closing).await {
+                match shared.pump(&queue, prefetch, live, &sender, &acks, &closing).await {
                     Ok(live) => live,
                     Err(error) => {
                         let _ = sender.send(Err(error)).await;
@@ -109,7 +112,8 @@ impl<M: Wire> RabbitConsumer<M> {
                 }
             }
         });
-        Ok(Self { shared, queue: queue.to_owned(), fetched, closing, pump: AbortOnDropHandle::new(pump) })
+        let pump = AbortOnDropHandle::new(pump);
+        Ok(Self { shared, queue: queue.to_owned(), fetched, acks, closing, pump })
     }
 }
 
@@ -140,6 +144,7 @@ impl Shared {
         prefetch: u16,
         mut live: Live,
         sender: &mpsc::Sender<Result<Fetched<M>, BrokerError>>,
+        acks: &Acks,
         closing: &CancellationToken,
     ) -> Result<Option<Live>, BrokerError> {
         // On the side: under an alarm of RabbitMQ nothing is published, and reading on may be what ends it. What is not
@@ -163,7 +168,7 @@ impl Shared {
                     live.0.taken(found.delivery_tag);
                     match M::decode_all(&found.data) {
                         Ok(messages) => {
-                            let fetched = self.open_parcel(&live.0, found, messages);
+                            let fetched = self.open_parcel(&live.0, &found, messages, acks);
                             tokio::select! {
                                 handed = hand_over(place, sender, fetched) => handed?,
                                 () = closing.cancelled() => {
@@ -207,14 +212,17 @@ impl Shared {
     fn open_parcel<M>(
         self: &Arc<Self>,
         link: &Arc<Link>,
-        found: LapinDelivery,
+        found: &LapinDelivery,
         messages: Vec<M>,
-    ) -> impl Iterator<Item = Fetched<M>> {
-        let mut traces = parents(&found).into_iter();
-        let (link, shared, open) = (Arc::clone(link), Arc::clone(self), AtomicUsize::new(messages.len()));
-        let parcel = Arc::new(Parcel { link, tag: found.delivery_tag, acker: found.acker, open });
+        acks: &Acks,
+    ) -> impl Iterator<Item = Fetched<M>> + use<M> {
+        let mut traces = parents(found).into_iter();
+        let (link, shared, acks) = (Arc::clone(link), Arc::clone(self), acks.clone());
+        let open = AtomicUsize::new(messages.len());
+        let parcel = Arc::new(Parcel { link, tag: found.delivery_tag, open });
         messages.into_iter().map(move |message| {
-            let receipt = RabbitReceipt { shared: Arc::clone(&shared), parcel: Arc::clone(&parcel) };
+            let (shared, acks) = (Arc::clone(&shared), acks.clone());
+            let receipt = RabbitReceipt { shared, acks, parcel: Arc::clone(&parcel) };
             (message, traces.next().unwrap_or_default(), receipt)
         })
     }
@@ -269,6 +277,14 @@ impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
             () = stopper.aborted() => Ok(()),
         }
     }
+
+    async fn told(&mut self) -> Result<(), BrokerError> {
+        tokio::select! {
+            () = self.acks.told() => {}
+            () = self.shared.stopper.aborted() => {}
+        }
+        Ok(())
+    }
 }
 
 impl<M: Wire> RabbitConsumer<M> {
@@ -289,8 +305,8 @@ impl<M: Wire> RabbitConsumer<M> {
         self.fetched.close();
         while let Ok(fetched) = self.fetched.try_recv() {
             let (message, trace, RabbitReceipt { parcel, .. }) = fetched?;
-            let Some(Parcel { link, acker, .. }) = Arc::into_inner(parcel) else { continue };
-            unbegun.push(Unbegun { link, body: message.encode(), trace, acker });
+            let Some(Parcel { link, tag, .. }) = Arc::into_inner(parcel) else { continue };
+            unbegun.push(Unbegun { link, tag, body: message.encode(), trace });
         }
         let given_back = unbegun.iter().map(|message| message.give_back(&self.shared, &self.queue));
         try_join_all(given_back).await.map(drop)
@@ -300,9 +316,9 @@ impl<M: Wire> RabbitConsumer<M> {
 /// A message that was fetched and not handed out.
 struct Unbegun {
     link: Arc<Link>,
+    tag: DeliveryTag,
     body: Vec<u8>,
     trace: Parent,
-    acker: Acker,
 }
 
 impl Unbegun {
@@ -314,7 +330,7 @@ impl Unbegun {
             () = self.link.gone() => return Ok(()),
         };
         match published {
-            Ok(()) => acknowledge(&self.acker, BasicAckOptions::default()).await,
+            Ok(()) => self.link.acknowledge(BTreeSet::from([self.tag])).await,
             Err(BrokerError::Aborted) => {}
             Err(error) => return Err(error),
         }
@@ -333,7 +349,9 @@ async fn unsubscribe(link: Arc<Link>, mut stream: lapin::Consumer) -> Vec<Unbegu
     if cancelled {
         while let Some(Ok(found)) = stream.next().await {
             let trace = parents(&found).pop().unwrap_or_default();
-            unbegun.push(Unbegun { link: Arc::clone(&link), body: found.data, trace, acker: found.acker });
+            let tag = found.delivery_tag;
+            link.taken(tag);
+            unbegun.push(Unbegun { link: Arc::clone(&link), tag, body: found.data, trace });
         }
     }
     unbegun
@@ -374,14 +392,25 @@ async fn hand_over<M>(
 struct Parcel {
     link: Arc<Link>,
     tag: DeliveryTag,
-    acker: Acker,
     /// Deliveries that are not done with.
     open: AtomicUsize,
 }
 
-struct RabbitReceipt {
+pub(super) struct RabbitReceipt {
     shared: Arc<Shared>,
+    acks: Acks,
     parcel: Arc<Parcel>,
+}
+
+impl RabbitReceipt {
+    pub(super) fn tag(&self) -> DeliveryTag {
+        self.parcel.tag
+    }
+
+    /// Tells its connection from others.
+    pub(super) fn link(&self) -> usize {
+        Arc::as_ptr(&self.parcel.link).addr()
+    }
 }
 
 pub(super) async fn acknowledge(acker: &Acker, options: BasicAckOptions) {
@@ -395,23 +424,21 @@ pub(super) async fn acknowledge(acker: &Acker, options: BasicAckOptions) {
 
 #[async_trait]
 impl Receipt for RabbitReceipt {
-    fn done(&self) -> Option<(usize, u64)> {
-        let is_last = self.parcel.open.fetch_sub(1, Ordering::AcqRel) == 1;
-        is_last.then(|| (Arc::as_ptr(&self.parcel.link).addr(), self.parcel.tag))
+    async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
+        if self.done().is_some() {
+            self.acks.clone().done(self);
+        }
+        Ok(())
     }
 
-    /// RabbitMQ takes one word for a message and all before it on its connection: said where all of those are done with.
-    async fn settle(self: Box<Self>, earlier: Vec<(u64, Box<dyn Receipt>)>) -> Result<(), BrokerError> {
-        let Parcel { link, tag, acker, .. } = self.parcel.as_ref();
-        let tags: BTreeSet<_> = earlier.iter().map(|(tag, _)| *tag).collect();
-        if !tags.is_empty() && link.is_all_before(&tags, *tag) {
-            acknowledge(acker, BasicAckOptions { multiple: true }).await;
-            link.settled(tags.into_iter().chain([*tag]));
-            return Ok(());
-        }
-        acknowledge(acker, BasicAckOptions::default()).await;
-        link.settled([*tag]);
-        try_join_all(earlier.into_iter().map(|(_, receipt)| receipt.settle(Vec::new()))).await.map(drop)
+    fn done(&self) -> Option<(usize, u64)> {
+        let is_last = self.parcel.open.fetch_sub(1, Ordering::AcqRel) == 1;
+        is_last.then(|| (self.link(), self.tag()))
+    }
+
+    async fn settle(self: Box<Self>, numbers: Vec<u64>) -> Result<(), BrokerError> {
+        self.parcel.link.acknowledge(numbers.into_iter().collect()).await;
+        Ok(())
     }
 
     async fn retry_later(self: Box<Self>, task: Task, delay: Duration) -> Result<(), BrokerError> {

@@ -31,6 +31,7 @@ use dead::RabbitDeadLetters;
 use outage::{Outages, Purpose};
 use outbox::Outbox;
 
+mod acks;
 mod connection;
 mod consumer;
 mod dead;
