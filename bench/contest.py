@@ -27,10 +27,10 @@ def contest(bench, sizes):
     bench.versions |= {"RabbitMQ": rabbitmq.version(), "Redis": redis.version()}
     servers = (rabbitmq, redis, simulator)
 
-    measures = {EMBEDDED: lambda: figures_of(bench.embedded(simulator, sizes.middle), ["run"])}
+    measures = {EMBEDDED: lambda: figures_of(bench.embedded(simulator, sizes.contest), ["run"])}
     for workers in FLEETS:
         measures[fleet_name(workers)] = lambda workers=workers: figures_of(
-            bench.fleet(*servers, sizes.middle, workers), ["producer", "worker", "aggregator"]
+            bench.fleet(*servers, sizes.contest, workers), ["producer", "worker", "aggregator"]
         )
     for name, pool in CELERY.items():
         measures[name] = lambda pool=pool: peers.celery(sizes.peers, pool)
@@ -96,7 +96,7 @@ def figures_table(bench, sizes, samples):
     ]
     worst = max(figures.foreign for found in samples.values() for figures in found)
     note = (
-        f"{sizes.middle:,} products for Shelfmill, {sizes.peers:,} for the peers, {sizes.wrk_s} s for wrk; "
+        f"{sizes.contest:,} products for Shelfmill, {sizes.peers:,} for the peers, {sizes.wrk_s} s for wrk; "
         f"{bench.concurrency} calls at once, of each worker. Shelfmill's rate and CPU count the whole process, start and "
         "final files included; those of the peers begin when imports are over and end with the last result, in their "
         "favour. Other processes used at most "

@@ -26,7 +26,8 @@ class Sizes:
     # Products that wait, or that are done already, and how long the roles are watched over them.
     crowd: int = 1_000_000
     watch_s: int = 60
-    # Peers are slow; wrk runs for a time.
+    # Beside peers, which are slow, and wrk, which runs for a time.
+    contest: int = 50_000
     peers: int = 2_000
     wrk_s: int = 5
     # Products, and how many calls at once, of one process before a model that takes a second.
@@ -38,7 +39,7 @@ class Sizes:
 
 SMOKE = Sizes(
     1_000, 2_000, 10_000, 6, 20_000, 5,
-    peers=300, wrk_s=1, latency=((500, 100), (2_000, 1_000)), scale=(1_000, 10_000), scale_fleet=(1_000, 5_000),
+    contest=2_000, peers=300, wrk_s=1, latency=((500, 100), (2_000, 1_000)), scale=(1_000, 10_000), scale_fleet=(1_000, 5_000),
 )
 
 
