@@ -208,7 +208,8 @@ fn rejects_that_wait_keep_their_order_when_the_aggregator_is_stopped() {
         ended(fleet.producer().run(DEADLINE));
     }
     let workers = fleet.workers(2);
-    fleet.wait_until_told();
+    fleet.end_when_answered(1_500, workers);
+    let workers = fleet.workers(2);
     let mut aggregator = fleet.aggregator().start();
     fleet.wait_for_lines(1);
     aggregator.terminate();

@@ -69,8 +69,9 @@ fn answers_whose_outcomes_were_deleted_are_not_asked_for_again() {
     let fleet = Fleet::new("no-outcomes", 120, &["--latency", "50ms"]);
     let workers = fleet.workers(2);
     ended(fleet.producer().run(DEADLINE));
-    fleet.wait_until_told();
+    fleet.end_when_answered(120, workers);
     delete(&fleet, "outcomes");
+    let workers = fleet.workers(2);
     let aggregator = fleet.aggregator().start();
     all_tell(&[&aggregator], STANDSTILL);
     ended(fleet.producer().run(DEADLINE));

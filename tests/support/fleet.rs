@@ -88,12 +88,17 @@ impl Fleet {
         });
     }
 
-    /// Waits until every product that was published has been told of: no task is left.
-    pub(crate) fn wait_until_told(&self) {
-        eventually(DEADLINE, "all products to be told of", || {
-            let tasks = self.tasks(rabbitmq::shared());
-            if tasks.ready + tasks.unacked == 0 { Ok(()) } else { Err(format!("{tasks:?}")) }
+    /// Waits until so many products are answered that no aggregator has recorded, then ends the workers: all is told.
+    pub(crate) fn end_when_answered(&self, products: usize, workers: Vec<Running>) {
+        let answers = format!("shelfmill:{{{}}}:answers", self.run);
+        eventually(DEADLINE, "answers", || match redis::shared().cli(&["HLEN", &answers]) {
+            found if found == products.to_string() => Ok(()),
+            found => Err(format!("{found} of {products}")),
         });
+        for mut worker in workers {
+            worker.terminate();
+            ended(worker.wait(DEADLINE));
+        }
     }
 
     fn tasks(&self, rabbitmq: &RabbitMq) -> Queue {
