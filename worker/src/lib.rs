@@ -2,13 +2,14 @@
 //!
 //! A worker keeps nothing: everything it must not forget is with the broker or in the ledger before it goes on
 //! (see [`product`] for the steps). So any number of workers may run, and any of them may die at any moment.
-//! Memory is bounded by `concurrency`: a task is fetched only when a place is free for it.
+//! Memory is bounded by `concurrency`: a task is begun only when a place is free for it, and a few more than that are fetched or
+//! being told of.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use shelfmill_pipeline::{
-    broker::{Broker, BrokerError, Consumer, Delivery},
+    broker::{Broker, BrokerError, Consumer, Delivery, TOLD_TOGETHER},
     health::{Role, Silence, health},
     job::Job,
     ledger::{Halt, Ledger, LedgerError, Pulse},
@@ -171,9 +172,10 @@ async fn work_session(
     }
     tracing::info!(worker = desk.name(), concurrency, "ready for products");
 
-    // A quarter more than can be worked on: the next product is here when a place becomes free, also while the broker is about to
-    // be told of the last.
-    let prefetch = u16::try_from(concurrency + concurrency / 4 + 1).unwrap_or(u16::MAX);
+    // More than can be worked on: the next product is here when a place becomes free, while the broker is still being told of
+    // those before it.
+    let spare = concurrency / 4 + (concurrency / 4).min(TOLD_TOGETHER) + 1;
+    let prefetch = u16::try_from(concurrency + spare).unwrap_or(u16::MAX);
     let mut tasks = tokio::select! {
         tasks = desk.broker().tasks(prefetch) => tasks?,
         () = stopper.stopped() => return Ok(false),
@@ -234,10 +236,7 @@ async fn work(
             Ok(Some(delivery)) => {
                 silence.ends();
                 let desk = Arc::clone(desk);
-                running.spawn(async move {
-                    let _place = place;
-                    desk.process(delivery).await
-                });
+                running.spawn(async move { desk.process(delivery, place).await });
             }
             Ok(None) => break,
             Err(error) => {

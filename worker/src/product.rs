@@ -36,7 +36,7 @@ use shelfmill_pipeline::{
     shutdown::Stopper,
     trace::Span,
 };
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit};
 
 use crate::{
     WorkerConfig,
@@ -192,12 +192,21 @@ impl Desk {
         self.analysts.follow_dialects(self.ledger.as_ref()).await;
     }
 
-    pub(crate) async fn process(&self, delivery: Delivery<Task>) -> anyhow::Result<()> {
+    pub(crate) async fn process(
+        &self,
+        delivery: Delivery<Task>,
+        place: OwnedSemaphorePermit,
+    ) -> anyhow::Result<()> {
         let span = Span::process(&delivery.message.id, &delivery.trace);
-        span.scope(self.see_to_outcome(delivery, &span)).await
+        span.scope(self.see_to_outcome(delivery, place, &span)).await
     }
 
-    async fn see_to_outcome(&self, mut delivery: Delivery<Task>, span: &Span) -> anyhow::Result<()> {
+    async fn see_to_outcome(
+        &self,
+        mut delivery: Delivery<Task>,
+        place: OwnedSemaphorePermit,
+        span: &Span,
+    ) -> anyhow::Result<()> {
         let product = delivery.message.hash();
         let token = format!("{}#{}", self.config.name, CLAIMS.fetch_add(1, Ordering::Relaxed));
 
@@ -247,6 +256,8 @@ impl Desk {
                 let kept = self.keep(product, &token, outcome, (known, delivery.message.spent), cost).await?;
                 held.settled();
                 crash::point_of(Point::WorkerKept, &delivery.message.id);
+                // What is left costs no call. (In one process an answer is not safe before its line is.)
+                let _place = (!self.broker.is_durable()).then_some(place);
                 // 4. and 5.
                 match kept {
                     Some(outcome) => self.tell(delivery, &outcome).await,

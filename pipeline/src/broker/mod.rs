@@ -89,6 +89,8 @@ pub trait Broker: Send + Sync {
     async fn publish_task(&self, task: &Task) -> Result<(), BrokerError>;
     /// Publishes an outcome; safe when this returns.
     async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError>;
+    /// Whether what is told outlives this process.
+    fn is_durable(&self) -> bool;
     /// Consumes tasks, at most `prefetch` unsettled at a time.
     async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError>;
     /// Consumes outcomes; of several consumers one gets them, the others stand by.
@@ -165,6 +167,9 @@ pub struct Depths {
     /// Messages no role could take.
     pub dead: u64,
 }
+
+/// So many tasks are acknowledged together, at most.
+pub const TOLD_TOGETHER: u32 = 16;
 
 /// A stream of deliveries that survives lost connections.
 #[async_trait]

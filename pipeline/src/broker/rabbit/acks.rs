@@ -11,10 +11,8 @@ use tokio::{
 };
 
 use super::consumer::RabbitReceipt;
-use crate::broker::Receipt;
+use crate::broker::{Receipt, TOLD_TOGETHER};
 
-/// So many are told at once; as many tasks more than it works on should a worker hold.
-const TOGETHER: usize = 16;
 /// How long the first of them waits.
 const WAITS: Duration = Duration::from_millis(5);
 
@@ -61,7 +59,7 @@ async fn tell(mut said: mpsc::UnboundedReceiver<Word>) {
                 Word::Done(receipt) => done.push(receipt),
                 Word::Tell(teller) => waiting.push(teller),
             }
-            if done.len() < TOGETHER && waiting.is_empty() {
+            if done.len() < TOLD_TOGETHER as usize && waiting.is_empty() {
                 word = timeout_at(deadline, said.recv()).await.ok().flatten();
             }
         }

@@ -137,6 +137,10 @@ impl Broker for RabbitBroker {
         outbox::send(outbox, outcome.encode()).await
     }
 
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
         self.consume(&self.shared.topology.tasks, prefetch).await
     }
