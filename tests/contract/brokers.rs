@@ -1,14 +1,14 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use shelfmill_pipeline::{
-    broker::{Broker, Connect, Consumer, Delivery, MemoryBroker, RabbitBroker, RabbitConfig},
+    broker::{Broker, Cause, Connect, Consumer, Delivery, MemoryBroker, RabbitBroker, RabbitConfig},
     message::{Outcome, Rejects, Task},
     shutdown::Stopper,
 };
 use tokio::time::timeout;
 
 use super::fresh_run;
-use crate::support::rabbitmq;
+use crate::support::{amqp, rabbitmq};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -326,4 +326,42 @@ async fn what_came_before_and_is_not_done_with_is_not_settled_along() {
     assert_eq!(number_of(&again[0]), 1);
     nothing_comes(&mut others).await;
     Delivery::ack_all(again).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_cannot_be_read_takes_no_other_with_it() {
+    let run = fresh_run("unreadable-line");
+    let (first, second) = (rabbit(&run), rabbit(&run));
+    let mut outcomes = first.outcomes(16).await.unwrap();
+    let lines = [outcome(1).encode(), b"{".to_vec(), outcome(2).encode(), b"no outcome".to_vec()];
+    let queue = format!("shelfmill.{run}.outcomes.v1");
+    let publish = move || amqp::publish(&rabbitmq::shared().url(), &queue, &lines.join(&b'\n'), &[]);
+    tokio::task::spawn_blocking(publish).await.unwrap();
+
+    let taken = take(&mut outcomes, 2).await;
+    assert_eq!(taken.iter().map(number_of).collect::<Vec<_>>(), [1, 2]);
+    let mut dead = second.dead_letters().await.unwrap();
+    let mut buried = None;
+    let found = async {
+        while buried.is_none() {
+            buried = dead.next().await.unwrap();
+        }
+    };
+    timeout(DEADLINE, found).await.expect("what cannot be read, set aside in time");
+    let buried = buried.unwrap();
+    assert_eq!(buried.body, b"{\nno outcome");
+    assert!(matches!(&buried.cause, Cause::Unreadable(reason) if !reason.is_empty()), "{:?}", buried.cause);
+    buried.ack().await.unwrap();
+    assert!(dead.next().await.unwrap().is_none(), "once");
+
+    // Not settled before the lines that can be read are, and then settled whole.
+    drop((outcomes, taken, first));
+    let mut outcomes = second.outcomes(16).await.unwrap();
+    let again = take(&mut outcomes, 2).await;
+    Delivery::ack_all(again).await.unwrap();
+    outcomes.close().await.unwrap();
+    outcomes.told().await.unwrap();
+    drop((outcomes, second));
+    let mut nobody = rabbit(&run).outcomes(16).await.unwrap();
+    nothing_comes(&mut nobody).await;
 }

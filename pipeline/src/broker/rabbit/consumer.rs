@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    iter,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,9 +13,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::try_join_all};
 use lapin::{
-    Acker,
     message::Delivery as LapinDelivery,
-    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, DeliveryTag, FieldTable},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -45,7 +45,9 @@ pub(super) trait Wire: Sized + Send + 'static {
     const GIVEN_BACK_AS_COPY: bool;
     /// Messages that wait to be asked for; the others wait in the connection, up to the prefetch.
     const WAITING: usize;
-    fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, DecodeError>;
+    /// What comes in one message: those that were told at the same time come together, one to a line.
+    fn parts(bytes: &[u8]) -> impl Iterator<Item = &[u8]>;
+    fn decode(part: &[u8]) -> Result<Self, DecodeError>;
     fn encode(&self) -> Vec<u8>;
 }
 
@@ -54,8 +56,12 @@ impl Wire for Task {
     /// No more than needed: one that waits here while the connection breaks is another worker's meanwhile.
     const WAITING: usize = 1;
 
-    fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, DecodeError> {
-        Self::decode(bytes).map(|task| vec![task])
+    fn parts(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+        iter::once(bytes)
+    }
+
+    fn decode(part: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode(part)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -68,15 +74,19 @@ impl Wire for Outcome {
     /// A batch takes what has arrived, and what waits in the connection has not.
     const WAITING: usize = 512;
 
-    /// One to a line: those that were told at the same time come together.
-    fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, DecodeError> {
-        bytes.split(|byte| *byte == b'\n').map(Self::decode).collect()
+    fn parts(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+        bytes.split(|byte| *byte == b'\n')
+    }
+
+    fn decode(part: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode(part)
     }
 
     fn encode(&self) -> Vec<u8> {
         self.encode()
     }
 }
+
 /// A message with its receipt, on its way from the connection to whoever asks for the next one.
 type Fetched<M> = (M, Parent, RabbitReceipt);
 
@@ -106,7 +116,10 @@ impl<M: Wire> RabbitConsumer<M> {
                 match shared.pump(&queue, prefetch, live, &sender, &acks, &closing).await {
                     Ok(live) => live,
                     Err(error) => {
-                        let _ = sender.send(Err(error)).await;
+                        tokio::select! {
+                            _ = sender.send(Err(error)) => {}
+                            () = closing.cancelled() => {}
+                        }
                         None
                     }
                 }
@@ -166,25 +179,16 @@ impl Shared {
             let loss = match next {
                 Some(Ok(found)) => {
                     live.0.taken(found.delivery_tag);
-                    match M::decode_all(&found.data) {
-                        Ok(messages) => {
-                            let fetched = self.open_parcel(&live.0, &found, messages, acks);
-                            tokio::select! {
-                                handed = hand_over(place, sender, fetched) => handed?,
-                                () = closing.cancelled() => {
-                                    return finish(burials).await.map(|()| Some(live));
-                                }
-                            }
-                        }
-                        Err(error) => {
-                            let (shared, link) = (Arc::clone(self), Arc::clone(&live.0));
-                            let queue = queue.to_owned();
-                            burials.spawn(async move {
-                                shared.dead_letter(&queue, &found, &error).await?;
-                                link.settled([found.delivery_tag]);
-                                Ok(())
-                            });
-                        }
+                    let (fetched, unreadable) = self.open_parcel(&live.0, &found, acks);
+                    if let Some(unreadable) = unreadable {
+                        let (shared, queue) = (Arc::clone(self), queue.to_owned());
+                        burials.spawn(async move { shared.dead_letter(&queue, unreadable).await });
+                    }
+                    tokio::select! {
+                        // What can be handed on is: who closes looks for it there.
+                        biased;
+                        handed = hand_over(place, sender, fetched) => handed?,
+                        () = closing.cancelled() => return finish(burials).await.map(|()| Some(live)),
                     }
                     continue;
                 }
@@ -208,41 +212,58 @@ impl Shared {
         }
     }
 
-    /// The deliveries of a message.
-    fn open_parcel<M>(
+    /// The deliveries of a message, and what in it nobody here can read.
+    fn open_parcel<M: Wire>(
         self: &Arc<Self>,
         link: &Arc<Link>,
         found: &LapinDelivery,
-        messages: Vec<M>,
         acks: &Acks,
-    ) -> impl Iterator<Item = Fetched<M>> + use<M> {
+    ) -> (Vec<Fetched<M>>, Option<Unreadable>) {
         let mut traces = parents(found).into_iter();
-        let (link, shared, acks) = (Arc::clone(link), Arc::clone(self), acks.clone());
-        let open = AtomicUsize::new(messages.len());
-        let parcel = Arc::new(Parcel { link, tag: found.delivery_tag, open });
-        messages.into_iter().map(move |message| {
-            let (shared, acks) = (Arc::clone(&shared), acks.clone());
-            let receipt = RabbitReceipt { shared, acks, parcel: Arc::clone(&parcel) };
-            (message, traces.next().unwrap_or_default(), receipt)
-        })
+        let (mut readable, mut unreadable) = (Vec::new(), None::<(Vec<u8>, DecodeError)>);
+        for part in M::parts(&found.data) {
+            let trace = traces.next().unwrap_or_default();
+            match (M::decode(part), &mut unreadable) {
+                (Ok(message), _) => readable.push((message, trace)),
+                (Err(error), None) => unreadable = Some((part.to_vec(), error)),
+                (Err(_), Some((body, _))) => {
+                    body.push(b'\n');
+                    body.extend_from_slice(part);
+                }
+            }
+        }
+        let open = AtomicUsize::new(readable.len() + usize::from(unreadable.is_some()));
+        let parcel = Arc::new(Parcel { link: Arc::clone(link), tag: found.delivery_tag, open });
+        let receipt =
+            || RabbitReceipt { shared: Arc::clone(self), acks: acks.clone(), parcel: Arc::clone(&parcel) };
+        let fetched = readable.into_iter().map(|(message, trace)| (message, trace, receipt())).collect();
+        (fetched, unreadable.map(|(body, error)| Unreadable { body, error, receipt: receipt() }))
     }
 
-    /// Puts a message nobody here can read where a person will look.
+    /// Puts what nobody here can read where a person will look.
     async fn dead_letter(
         &self,
         queue: &str,
-        found: &LapinDelivery,
-        error: &DecodeError,
+        Unreadable { body, error, receipt }: Unreadable,
     ) -> Result<(), BrokerError> {
-        let mut reason = std::error::Error::source(error)
+        let mut reason = std::error::Error::source(&error)
             .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
         // It quotes the message, and a header must fit into a frame.
         reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
         tracing::error!(queue, reason, "a message went to the dead queue");
-        self.publish(&self.topology.dead, &found.data, &[], Some(Epitaph { reason: &reason, queue })).await?;
-        acknowledge(&found.acker, BasicAckOptions::default()).await;
-        Ok(())
+        self.publish(&self.topology.dead, &body, &[], Some(Epitaph { reason: &reason, queue })).await?;
+        match receipt.done() {
+            Some((_, tag)) => Box::new(receipt).settle(vec![tag]).await,
+            None => Ok(()),
+        }
     }
+}
+
+/// What in a message cannot be read, line by line, and why its first line cannot.
+struct Unreadable {
+    body: Vec<u8>,
+    error: DecodeError,
+    receipt: RabbitReceipt,
 }
 
 /// Sees what was begun to its end, within reason.
@@ -377,8 +398,9 @@ fn parents(found: &LapinDelivery) -> Vec<Parent> {
 async fn hand_over<M>(
     place: mpsc::Permit<'_, Result<Fetched<M>, BrokerError>>,
     sender: &mpsc::Sender<Result<Fetched<M>, BrokerError>>,
-    mut fetched: impl Iterator<Item = Fetched<M>>,
+    fetched: Vec<Fetched<M>>,
 ) -> Result<(), BrokerError> {
+    let mut fetched = fetched.into_iter();
     if let Some(first) = fetched.next() {
         place.send(Ok(first));
     }
@@ -410,15 +432,6 @@ impl RabbitReceipt {
     /// Tells its connection from others.
     pub(super) fn link(&self) -> usize {
         Arc::as_ptr(&self.parcel.link).addr()
-    }
-}
-
-pub(super) async fn acknowledge(acker: &Acker, options: BasicAckOptions) {
-    match timeout(ANSWER_TIMEOUT, acker.ack(options)).await {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => tracing::debug!("not acknowledged, the channel is gone: the message comes again"),
-        Ok(Err(error)) => tracing::debug!(%error, "not acknowledged: the message comes again"),
-        Err(_) => tracing::debug!("not acknowledged in time: the message comes again"),
     }
 }
 

@@ -16,7 +16,6 @@ use tokio::time::timeout;
 
 use super::{
     connection::{Link, Shared},
-    consumer::acknowledge,
     publish::{ANSWER_TIMEOUT, QUEUE_HEADER, REASON_HEADER},
 };
 use crate::broker::{BrokerError, Cause, DeadLetter, DeadLetters, DeadReceipt};
@@ -112,5 +111,14 @@ impl DeadReceipt for RabbitReceipt {
         self.shared.publish(origin, body, &[], None).await?;
         self.ack().await?;
         Ok(true)
+    }
+}
+
+async fn acknowledge(acker: &Acker, options: BasicAckOptions) {
+    match timeout(ANSWER_TIMEOUT, acker.ack(options)).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => tracing::debug!("not acknowledged, the channel is gone: the message comes again"),
+        Ok(Err(error)) => tracing::debug!(%error, "not acknowledged: the message comes again"),
+        Err(_) => tracing::debug!("not acknowledged in time: the message comes again"),
     }
 }

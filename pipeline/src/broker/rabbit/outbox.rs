@@ -40,8 +40,8 @@ pub(super) fn open(shared: Arc<Shared>) -> Outbox {
 pub(super) async fn send(outbox: &Outbox, body: Vec<u8>) -> Result<(), BrokerError> {
     let (sent, is_sent) = oneshot::channel();
     let letter = Letter { body, trace: Parent::current(), sent };
-    outbox.send(letter).await.map_err(|_| BrokerError::Aborted)?;
-    is_sent.await.map_err(|_| BrokerError::Aborted)?
+    outbox.send(letter).await.map_err(|_| BrokerError::Closed)?;
+    is_sent.await.map_err(|_| BrokerError::Closed)?
 }
 
 #[derive(Default)]
