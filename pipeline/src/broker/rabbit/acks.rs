@@ -3,7 +3,7 @@
 //! A word waits for others, but not for long. Until it is told the task is the worker's; where it never is (the process dies, the
 //! connection is lost) the task comes again, and its claim says that it is done.
 
-use std::{mem, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::consumer::RabbitReceipt;
-use crate::broker::{Receipt, TOLD_TOGETHER};
+use crate::broker::TOLD_TOGETHER;
 
 /// How long the first of them waits.
 const WAITS: Duration = Duration::from_millis(5);
@@ -22,7 +22,7 @@ pub(super) struct Acks(mpsc::UnboundedSender<Word>);
 
 enum Word {
     /// Of a message whose last part is done with.
-    Done(Box<RabbitReceipt>),
+    Done(RabbitReceipt),
     /// Somebody waits until all that was said before is told.
     Tell(oneshot::Sender<()>),
 }
@@ -35,7 +35,7 @@ impl Acks {
         Self(words)
     }
 
-    pub(super) fn done(&self, receipt: Box<RabbitReceipt>) {
+    pub(super) fn done(&self, receipt: RabbitReceipt) {
         // Where nobody listens the process ends, and the task comes again.
         let _ = self.0.send(Word::Done(receipt));
     }
@@ -71,13 +71,12 @@ async fn tell(mut said: mpsc::UnboundedReceiver<Word>) {
 }
 
 /// Of one connection, but where it was replaced meanwhile.
-async fn settle(mut done: Vec<Box<RabbitReceipt>>) {
+async fn settle(mut done: Vec<RabbitReceipt>) {
     while let Some(last) = done.pop() {
         let (same, others): (Vec<_>, Vec<_>) =
-            done.into_iter().partition(|receipt| receipt.link() == last.link());
+            done.into_iter().partition(|receipt| Arc::ptr_eq(receipt.link(), last.link()));
         let numbers = same.iter().map(|receipt| receipt.tag()).chain([last.tag()]).collect();
-        // It tells, or has lost the connection.
-        let _ = last.settle(numbers).await;
+        last.link().acknowledge(numbers).await;
         done = others;
     }
 }

@@ -429,9 +429,8 @@ impl RabbitReceipt {
         self.parcel.tag
     }
 
-    /// Tells its connection from others.
-    pub(super) fn link(&self) -> usize {
-        Arc::as_ptr(&self.parcel.link).addr()
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.parcel.link
     }
 }
 
@@ -439,18 +438,18 @@ impl RabbitReceipt {
 impl Receipt for RabbitReceipt {
     async fn ack(self: Box<Self>) -> Result<(), BrokerError> {
         if self.done().is_some() {
-            self.acks.clone().done(self);
+            self.acks.clone().done(*self);
         }
         Ok(())
     }
 
     fn done(&self) -> Option<(usize, u64)> {
         let is_last = self.parcel.open.fetch_sub(1, Ordering::AcqRel) == 1;
-        is_last.then(|| (self.link(), self.tag()))
+        is_last.then(|| (Arc::as_ptr(self.link()).addr(), self.tag()))
     }
 
     async fn settle(self: Box<Self>, numbers: Vec<u64>) -> Result<(), BrokerError> {
-        self.parcel.link.acknowledge(numbers.into_iter().collect()).await;
+        self.link().acknowledge(numbers.into_iter().collect()).await;
         Ok(())
     }
 
