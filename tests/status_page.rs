@@ -184,7 +184,7 @@ fn a_browser_shows_a_fleets_run_on_every_screen() {
     let mut browser = Browser::start();
     ended(fleet.producer().arg("--job").arg(&job).run(DEADLINE));
     browser.ask("Page.navigate", json!({"url": page}));
-    let share = "parseFloat(document.querySelector('#bar .c').style.width) || 0";
+    let share = "parseFloat(document.querySelector('#bar .c')?.style.width) || 0";
     let at_least = |browser: &mut Browser, least: f64| {
         eventually(DEADLINE, "the bar", || match browser.evaluate(share).as_f64() {
             Some(share) if share > least => Ok(share),

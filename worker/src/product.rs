@@ -256,8 +256,8 @@ impl Desk {
                 let kept = self.keep(product, &token, outcome, (known, delivery.message.spent), cost).await?;
                 held.settled();
                 crash::point_of(Point::WorkerKept, &delivery.message.id);
-                // What is left costs no call. (In one process an answer is not safe before its line is.)
-                let _place = (!self.broker.is_durable()).then_some(place);
+                // What is left costs no call, and the next product need not wait for it where it takes but a moment.
+                let _place = (!self.broker.takes_at_once()).then_some(place);
                 // 4. and 5.
                 match kept {
                     Some(outcome) => self.tell(delivery, &outcome).await,

@@ -87,7 +87,8 @@ impl Broker for MemoryBroker {
         self.outcome_sender()?.send(told).await.map_err(|_| BrokerError::Closed)
     }
 
-    fn is_durable(&self) -> bool {
+    /// What is in a channel is not safe before its line is on disk.
+    fn takes_at_once(&self) -> bool {
         false
     }
 

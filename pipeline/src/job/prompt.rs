@@ -17,7 +17,15 @@ const FUEL: u64 = 1_000_000;
 #[derive(Debug)]
 pub struct Prompt {
     environment: Environment<'static>,
-    has_system: bool,
+    system: System,
+}
+
+#[derive(Debug)]
+enum System {
+    None,
+    /// The same for all products.
+    Constant(String),
+    Rendered,
 }
 
 /// Why a prompt cannot be made; the text names template and line.
@@ -69,10 +77,27 @@ impl Prompt {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let mut prompt = Self { environment, has_system: templates.system.is_some() };
+        let system = if templates.system.is_some() { System::Rendered } else { System::None };
+        let mut prompt = Self { environment, system };
         let mut unknown = prompt.unknown_names();
         unknown.extend(prompt.unknown_functions());
-        if unknown.is_empty() { Ok(prompt) } else { Err(unknown) }
+        if !unknown.is_empty() {
+            return Err(unknown);
+        }
+        if let Some(constant) = prompt.constant_system() {
+            prompt.system = System::Constant(constant);
+        }
+        Ok(prompt)
+    }
+
+    /// One that names neither product nor id. What goes wrong in it is told where products are.
+    fn constant_system(&self) -> Option<String> {
+        let template = self.environment.get_template(SYSTEM).ok()?;
+        let names_a_product = template
+            .undeclared_variables(false)
+            .iter()
+            .any(|name| ["product", "id"].contains(&name.as_str()));
+        if names_a_product { None } else { template.render(()).ok() }
     }
 
     /// Filters, tests and functions that do not exist show only when a template runs: it runs once, over a
@@ -118,19 +143,17 @@ impl Prompt {
 
     /// The messages that ask for this product.
     pub fn render(&self, id: &str, product: &RawValue) -> Result<Vec<Message>, PromptError> {
-        let product: serde_json::Value =
+        let product: minijinja::Value =
             serde_json::from_str(product.get()).map_err(|error| PromptError(error.to_string()))?;
-        let values =
-            context! { id => id, product => minijinja::Value::from(minijinja::value::Serde(&product)) };
-        let message = |role, name| {
-            let content = self.environment.get_template(name)?.render(&values)?;
-            Ok::<_, PromptError>(Message::new(role, content))
-        };
+        let values = context! { id => id, product => product };
+        let render = |name| Ok::<_, PromptError>(self.environment.get_template(name)?.render(&values)?);
         let mut messages = Vec::with_capacity(2);
-        if self.has_system {
-            messages.push(message("system", SYSTEM)?);
+        match &self.system {
+            System::None => {}
+            System::Constant(content) => messages.push(Message::new("system", content.clone())),
+            System::Rendered => messages.push(Message::new("system", render(SYSTEM)?)),
         }
-        messages.push(message("user", USER)?);
+        messages.push(Message::new("user", render(USER)?));
         Ok(messages)
     }
 }

@@ -133,12 +133,12 @@ impl Broker for RabbitBroker {
     }
 
     async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError> {
-        let outbox = self.outbox.get_or_init(|| outbox::open(Arc::clone(&self.shared)));
-        outbox::send(outbox, outcome.encode()).await
+        let outbox = self.outbox.get_or_init(|| Outbox::open(Arc::clone(&self.shared)));
+        outbox.send(outcome.encode()).await
     }
 
-    fn is_durable(&self) -> bool {
-        true
+    fn takes_at_once(&self) -> bool {
+        self.outbox.get().is_some_and(Outbox::is_quick)
     }
 
     async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {

@@ -3,7 +3,11 @@
 //! Nobody waits for company. An outcome leaves at once when no message is under way; those that come until that one is confirmed
 //! leave together after it. Whoever told one hears of it when the message that has it is safe.
 
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{mpsc, oneshot};
@@ -19,8 +23,15 @@ const UNDER_WAY: usize = 32;
 /// Outcomes that wait for a message to be begun.
 const WAITING: usize = 64;
 
+/// RabbitMQ takes messages at once where it has taken one so lately.
+const LATELY: Duration = Duration::from_secs(1);
+
 /// Where outcomes are handed in.
-pub(super) type Outbox = mpsc::Sender<Letter>;
+pub(super) struct Outbox {
+    letters: mpsc::Sender<Letter>,
+    /// When RabbitMQ last had a message safe.
+    safe: Arc<Mutex<Option<Instant>>>,
+}
 
 /// An outcome, and who is told of it.
 pub(super) struct Letter {
@@ -29,19 +40,30 @@ pub(super) struct Letter {
     sent: oneshot::Sender<Result<(), BrokerError>>,
 }
 
-/// Begins to send what is handed in, until nobody can hand in anything.
-pub(super) fn open(shared: Arc<Shared>) -> Outbox {
-    let (outbox, letters) = mpsc::channel(WAITING);
-    tokio::spawn(send_all(shared, letters));
-    outbox
+impl Outbox {
+    /// Begins to send what is handed in, until nobody can hand in anything.
+    pub(super) fn open(shared: Arc<Shared>) -> Self {
+        let (letters, handed_in) = mpsc::channel(WAITING);
+        let safe = Arc::default();
+        tokio::spawn(send_all(shared, handed_in, Arc::clone(&safe)));
+        Self { letters, safe }
+    }
+
+    /// Safe when this returns.
+    pub(super) async fn send(&self, body: Vec<u8>) -> Result<(), BrokerError> {
+        let (sent, is_sent) = oneshot::channel();
+        let letter = Letter { body, trace: Parent::current(), sent };
+        self.letters.send(letter).await.map_err(|_| BrokerError::Closed)?;
+        is_sent.await.map_err(|_| BrokerError::Closed)?
+    }
+
+    pub(super) fn is_quick(&self) -> bool {
+        lock(&self.safe).is_some_and(|safe| safe.elapsed() < LATELY)
+    }
 }
 
-/// Safe when this returns.
-pub(super) async fn send(outbox: &Outbox, body: Vec<u8>) -> Result<(), BrokerError> {
-    let (sent, is_sent) = oneshot::channel();
-    let letter = Letter { body, trace: Parent::current(), sent };
-    outbox.send(letter).await.map_err(|_| BrokerError::Closed)?;
-    is_sent.await.map_err(|_| BrokerError::Closed)?
+fn lock(safe: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    safe.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Default)]
@@ -69,8 +91,11 @@ impl Message {
         self.sent.push(letter.sent);
     }
 
-    async fn send(self, shared: Arc<Shared>) {
+    async fn send(self, shared: Arc<Shared>, safe: Arc<Mutex<Option<Instant>>>) {
         let result = shared.publish(&shared.topology.outcomes, &self.body, &self.traces, None).await;
+        if result.is_ok() {
+            *lock(&safe) = Some(Instant::now());
+        }
         for sent in self.sent {
             // Who has been let go of meanwhile does not listen.
             let _ = sent.send(result.clone());
@@ -78,13 +103,17 @@ impl Message {
     }
 }
 
-async fn send_all(shared: Arc<Shared>, mut letters: mpsc::Receiver<Letter>) {
+async fn send_all(
+    shared: Arc<Shared>,
+    mut letters: mpsc::Receiver<Letter>,
+    safe: Arc<Mutex<Option<Instant>>>,
+) {
     let (mut message, mut under_way) = (Message::default(), FuturesUnordered::new());
     let mut is_open = true;
     while is_open || !message.is_empty() || !under_way.is_empty() {
         let may_leave = under_way.is_empty() || (message.is_full() && under_way.len() < UNDER_WAY);
         if may_leave && !message.is_empty() {
-            under_way.push(mem::take(&mut message).send(Arc::clone(&shared)));
+            under_way.push(mem::take(&mut message).send(Arc::clone(&shared), Arc::clone(&safe)));
         }
         tokio::select! {
             letter = letters.recv(), if is_open && !message.is_full() => match letter {
