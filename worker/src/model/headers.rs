@@ -11,6 +11,12 @@ use reqwest::header::HeaderMap;
 
 use super::refusal::retry_after;
 
+/// The headers of a limit: how much there is, how much is left, and until when.
+const REQUESTS: [&str; 3] =
+    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
+const TOKENS: [&str; 3] =
+    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"];
+const BARE: [&str; 3] = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
 /// The longest window a limit may have; what is longer is no reset.
 const MAX_RESET: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// Nobody has larger limits.
@@ -42,20 +48,20 @@ pub(crate) struct Rate {
 impl LimitHints {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         Self {
-            requests: Rate::of(headers, "-requests").or_else(|| Rate::of(headers, "")),
-            tokens: Rate::of(headers, "-tokens"),
+            requests: Rate::of(headers, REQUESTS).or_else(|| Rate::of(headers, BARE)),
+            tokens: Rate::of(headers, TOKENS),
             retry_after: retry_after(headers),
         }
     }
 }
 
 impl Rate {
-    fn of(headers: &HeaderMap, suffix: &str) -> Option<Self> {
-        let text = |what: &str| headers.get(format!("x-ratelimit-{what}{suffix}"))?.to_str().ok();
-        let amount = |what| text(what)?.trim().parse::<f64>().ok().filter(|n| (0.0..=MAX_LIMIT).contains(n));
-        let limit = amount("limit").filter(|limit| *limit >= 1.0)?;
-        let remaining = amount("remaining")?.min(limit);
-        let reset = text("reset").and_then(reset).unwrap_or_default();
+    fn of(headers: &HeaderMap, [limit, remaining, until]: [&'static str; 3]) -> Option<Self> {
+        let text = |name: &'static str| headers.get(name)?.to_str().ok();
+        let amount = |name| text(name)?.trim().parse::<f64>().ok().filter(|n| (0.0..=MAX_LIMIT).contains(n));
+        let limit = amount(limit).filter(|limit| *limit >= 1.0)?;
+        let remaining = amount(remaining)?.min(limit);
+        let reset = text(until).and_then(reset).unwrap_or_default();
         Some(Self { limit, remaining, reset })
     }
 

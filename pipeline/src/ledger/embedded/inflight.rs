@@ -1,8 +1,8 @@
 //! Remembers across a `kill -9` which products were under way and how many calls were begun for them, so that the summary
 //! can say what was paid twice, and a product that ends each process is found out.
 //!
-//! A file of 16-byte slots: a claim writes the product's hash and what earlier processes lost into a free one, a call
-//! counts itself, the record of the product's line clears it. Nothing is fsynced (a killed process leaves its writes with
+//! A file of 16-byte slots: a product's first call writes its hash into a free one and each call counts itself there, the record
+//! of the product's line clears it, together with those of the same batch. Nothing is fsynced (a killed process leaves its writes with
 //! the kernel; after a power cut the counts may be short), and a torn or foreign file only makes the counts wrong, never
 //! the results.
 
@@ -10,6 +10,7 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     io::{self, Read},
+    ops::RangeInclusive,
     os::unix::fs::FileExt,
     path::Path,
 };
@@ -25,14 +26,17 @@ const MAX_BYTES: u64 = 1_000_000 * IdHash::LEN as u64;
 #[derive(Debug)]
 pub(super) struct Inflight {
     file: File,
+    /// What is in the file, but for what was cleared since it was last written to.
+    bytes: Vec<[u8; SLOT_BYTES]>,
     slots: HashMap<IdHash, Slot>,
-    free: Vec<u32>,
-    next: u32,
+    free: Vec<usize>,
+    /// Slots among which are all that were cleared since.
+    cleared: Option<RangeInclusive<usize>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    index: u32,
+    index: usize,
     /// Processes that ended while they had the product.
     lost_claims: u8,
     /// Calls begun before the claim that is held now.
@@ -44,7 +48,7 @@ struct Slot {
 }
 
 impl Slot {
-    fn from_disk(index: u32, bytes: [u8; 4]) -> Self {
+    fn from_disk(index: usize, bytes: [u8; 4]) -> Self {
         let [lost_claims, begun, low, high] = bytes;
         // One that had begun no call was waiting, and is no evidence against the product.
         let lost_claims = lost_claims.saturating_add(u8::from(begun > 0));
@@ -64,34 +68,25 @@ impl Inflight {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut bytes = Vec::new();
         (&file).take(MAX_BYTES).read_to_end(&mut bytes)?;
-        let mut inflight = Self { file, slots: HashMap::new(), free: Vec::new(), next: 0 };
-        for slot in bytes.as_chunks::<SLOT_BYTES>().0 {
-            let index = inflight.next;
-            inflight.next += 1;
+        let bytes = bytes.as_chunks::<SLOT_BYTES>().0.to_vec();
+        let (mut slots, mut free) = (HashMap::new(), Vec::new());
+        for (index, slot) in bytes.iter().enumerate() {
             if *slot == FREE {
-                inflight.free.push(index);
+                free.push(index);
                 continue;
             }
             let (mut hash, mut counts) = ([0; IdHash::LEN], [0; 4]);
             hash.copy_from_slice(&slot[..IdHash::LEN]);
             counts.copy_from_slice(&slot[IdHash::LEN..]);
-            inflight.slots.insert(IdHash::from_bytes(hash), Slot::from_disk(index, counts));
+            slots.insert(IdHash::from_bytes(hash), Slot::from_disk(index, counts));
         }
-        Ok(inflight)
+        Ok(Self { file, bytes, slots, free, cleared: None })
     }
 
-    /// Notes that a product is under way; what earlier processes lost of it, which is known even where it cannot be noted.
+    /// What earlier processes lost of a product, which is known even where it cannot be noted that it is told. There is nothing
+    /// to note of one without a call.
     pub(super) fn claim(&mut self, product: IdHash) -> (Grant, io::Result<()>) {
-        let slot = match self.slots.get(&product) {
-            Some(slot) => *slot,
-            None => {
-                let index = self.free.pop().unwrap_or_else(|| {
-                    self.next += 1;
-                    self.next - 1
-                });
-                Slot { index, ..Slot::default() }
-            }
-        };
+        let Some(slot) = self.slots.get(&product).copied() else { return (Grant::default(), Ok(())) };
         let grant = Grant {
             lost_claims: slot.lost_claims.into(),
             lost_calls: slot.untold.into(),
@@ -103,9 +98,10 @@ impl Inflight {
 
     /// Notes that the claim's so manieth call is about to be made.
     pub(super) fn call(&mut self, product: &IdHash, number: u32) -> io::Result<()> {
-        let Some(slot) = self.slots.get(product) else { return Ok(()) };
+        let slot = self.slots.get(product).copied();
+        let slot = slot.unwrap_or_else(|| Slot { index: self.free_slot(), ..Slot::default() });
         let begun = slot.begun.max(u8::try_from(number).unwrap_or(u8::MAX));
-        self.keep(*product, Slot { begun, ..*slot })
+        self.keep(*product, Slot { begun, ..slot })
     }
 
     /// Nobody has the product now, and no call is under way: it waits for another try, and its calls are known to its
@@ -114,16 +110,33 @@ impl Inflight {
         let Some(slot) = self.slots.get(product).copied() else { return Ok(()) };
         let calls = slot.calls.saturating_add(slot.begun.into());
         if calls == 0 && slot.lost_claims == 0 {
-            return self.leave(product);
+            self.leave(product);
+            return self.write_cleared();
         }
         self.keep(*product, Slot { calls, begun: 0, ..slot })
     }
 
-    /// The product's line is on disk.
-    pub(super) fn leave(&mut self, product: &IdHash) -> io::Result<()> {
-        let Some(slot) = self.slots.remove(product) else { return Ok(()) };
-        self.free.push(slot.index);
-        self.write(slot.index, &FREE)
+    /// The product's line is on disk. Noted by [`Inflight::write_cleared`].
+    pub(super) fn leave(&mut self, product: &IdHash) {
+        let Some(Slot { index, .. }) = self.slots.remove(product) else { return };
+        self.bytes[index] = FREE;
+        self.free.push(index);
+        self.cleared = Some(match &self.cleared {
+            Some(cleared) => index.min(*cleared.start())..=index.max(*cleared.end()),
+            None => index..=index,
+        });
+    }
+
+    /// Clears the slots of products that were left.
+    pub(super) fn write_cleared(&mut self) -> io::Result<()> {
+        self.cleared.take().map_or(Ok(()), |cleared| self.write(cleared))
+    }
+
+    fn free_slot(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.bytes.push(FREE);
+            self.bytes.len() - 1
+        })
     }
 
     fn keep(&mut self, product: IdHash, slot: Slot) -> io::Result<()> {
@@ -131,11 +144,13 @@ impl Inflight {
         bytes[..IdHash::LEN].copy_from_slice(product.as_bytes());
         bytes[IdHash::LEN..].copy_from_slice(&slot.to_disk());
         self.slots.insert(product, slot);
-        self.write(slot.index, &bytes)
+        self.bytes[slot.index] = bytes;
+        self.write(slot.index..=slot.index)
     }
 
-    fn write(&self, index: u32, bytes: &[u8; SLOT_BYTES]) -> io::Result<()> {
-        self.file.write_all_at(bytes, u64::from(index) * SLOT_BYTES as u64)
+    fn write(&self, slots: RangeInclusive<usize>) -> io::Result<()> {
+        let offset = slots.start() * SLOT_BYTES;
+        self.file.write_all_at(self.bytes[slots].as_flattened(), offset as u64)
     }
 }
 
@@ -154,21 +169,26 @@ mod tests {
         assert_eq!(first.claim(a).0, none);
         assert_eq!(first.claim(b).0, none);
         first.call(&b, 1).unwrap();
-        first.leave(&a).unwrap();
+        first.call(&a, 1).unwrap();
+        first.leave(&a);
+        first.write_cleared().unwrap();
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
         assert_eq!(second.claim(b).0, lost(1, 1));
         assert_eq!(second.claim(a).0, none);
         assert_eq!(second.claim(c).0, none);
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 3 * 16, "free slots are used again");
         second.call(&b, 1).unwrap();
         second.call(&b, 2).unwrap();
-        second.leave(&a).unwrap();
-        second.rest(&c).unwrap();
+        second.call(&c, 1).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * 16, "free slots are used again");
+        second.leave(&c);
+        second.leave(&a);
+        second.write_cleared().unwrap();
         drop(second);
         let mut third = Inflight::open(&path).unwrap();
         assert_eq!(third.claim(b).0, lost(2, 3));
-        third.leave(&b).unwrap();
+        third.leave(&b);
+        third.write_cleared().unwrap();
         drop(third);
         assert!(Inflight::open(&path).unwrap().slots.is_empty());
     }

@@ -126,8 +126,12 @@ impl Inner {
         self.forgive(noted);
     }
 
-    pub(super) fn note_leave(&mut self, product: &IdHash) {
-        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.leave(product));
+    pub(super) fn note_leave(&mut self, done: &[Done<'_>]) {
+        let Some((inflight, _)) = &mut self.inflight else { return };
+        for done in done {
+            inflight.leave(done.hash());
+        }
+        let noted = inflight.write_cleared();
         self.forgive(noted);
     }
 

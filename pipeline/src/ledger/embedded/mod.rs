@@ -278,6 +278,7 @@ impl Ledger for EmbeddedLedger {
         cost: Money,
         late: Option<u32>,
     ) -> Result<Kept, LedgerError> {
+        let copy = outcome.clone();
         let mut inner = self.lock();
         if inner.is_held_by(&product, token) {
             inner.end_claim(&product, Some(cost));
@@ -294,7 +295,7 @@ impl Ledger for EmbeddedLedger {
                     inner.answers.remove(&product);
                 }
                 match inner.answers.entry(product) {
-                    hash_map::Entry::Vacant(place) => _ = place.insert(outcome.clone()),
+                    hash_map::Entry::Vacant(place) => _ = place.insert(copy),
                     hash_map::Entry::Occupied(kept) if kept.get().encode() == outcome.encode() => {}
                     hash_map::Entry::Occupied(kept) => return Ok(Kept::Earlier(kept.get().clone())),
                 }
@@ -426,8 +427,8 @@ impl Ledger for EmbeddedLedger {
             inner.answers.remove(done.hash());
             inner.changes.remove(done.hash());
             inner.end_claim(done.hash(), None);
-            inner.note_leave(done.hash());
         }
+        inner.note_leave(done);
         inner.journal = Some(after.clone());
         Ok(true)
     }
