@@ -9,6 +9,7 @@ use std::{
     collections::BinaryHeap,
     fs::File,
     io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    ops::RangeInclusive,
     os::unix::fs::FileExt,
     path::Path,
 };
@@ -129,31 +130,43 @@ impl Merged {
     }
 }
 
-/// Reads lines where they lie, through a window that moves with them.
+/// Reads lines where they lie, through a window that moves with them: large where it serves many of them, and small where they
+/// lie so far from each other that it does not.
 pub(crate) struct Window {
     file: File,
     start_bytes: u64,
     bytes: Vec<u8>,
+    /// Of this one, but at the end of the file.
+    size_bytes: u64,
+    /// Lines that this one has served.
+    lines: u32,
 }
 
 impl Window {
-    const SIZE_BYTES: u64 = 1024 * 1024;
-    /// How far behind the last line the next one may be and still be in the window.
-    const BEHIND_BYTES: u64 = 256 * 1024;
+    const SIZE_BYTES: RangeInclusive<u64> = 4 * 1024..=1024 * 1024;
+    /// The part of it that is behind a line: the next one may be there.
+    const BEHIND: u64 = 4;
+    /// So much of a window takes as long to read as to read one line more by itself.
+    const WORTH_BYTES: u64 = 16 * 1024;
 
     pub(crate) fn new(file: File) -> Self {
-        Self { file, start_bytes: 0, bytes: Vec::new() }
+        Self { file, start_bytes: 0, bytes: Vec::new(), size_bytes: *Self::SIZE_BYTES.end(), lines: u32::MAX }
     }
 
     pub(crate) fn line(&mut self, place: Place) -> io::Result<&[u8]> {
         let end_bytes = place.at_bytes + place.size_bytes;
         if place.at_bytes < self.start_bytes || end_bytes > self.start_bytes + self.bytes.len() as u64 {
+            let was_worth_it = u64::from(self.lines.saturating_sub(1)) * Self::WORTH_BYTES >= self.size_bytes;
+            let size_bytes = if was_worth_it { self.size_bytes * 4 } else { self.size_bytes / 4 };
+            self.size_bytes = size_bytes.clamp(*Self::SIZE_BYTES.start(), *Self::SIZE_BYTES.end());
+            self.lines = 0;
             let file_bytes = self.file.metadata()?.len();
-            self.start_bytes = place.at_bytes.saturating_sub(Self::BEHIND_BYTES);
-            let until_bytes = end_bytes.max(self.start_bytes + Self::SIZE_BYTES).min(file_bytes);
+            self.start_bytes = place.at_bytes.saturating_sub(self.size_bytes / Self::BEHIND);
+            let until_bytes = end_bytes.max(self.start_bytes + self.size_bytes).min(file_bytes);
             self.bytes.resize((until_bytes - self.start_bytes) as usize, 0);
             self.file.read_exact_at(&mut self.bytes, self.start_bytes)?;
         }
+        self.lines += 1;
         let from = (place.at_bytes - self.start_bytes) as usize;
         Ok(&self.bytes[from..from + place.size_bytes as usize])
     }
@@ -191,8 +204,19 @@ mod tests {
             at_bytes += line.len() as u64;
         }
         let mut window = Window::new(file);
-        for n in (0..200).map(|n| (n * 7919) % lines.len()).chain(0..lines.len()) {
-            assert_eq!(window.line(places[n]).unwrap(), lines[n].as_bytes());
+        let far_apart = || (0..200).map(|n| (n * 7919) % lines.len());
+        let mut sizes = Vec::new();
+        for order in [far_apart().collect(), (0..lines.len()).collect::<Vec<_>>(), far_apart().collect()] {
+            for n in order {
+                assert_eq!(window.line(places[n]).unwrap(), lines[n].as_bytes());
+            }
+            sizes.push(window.size_bytes);
         }
+        let (least, most) = Window::SIZE_BYTES.into_inner();
+        assert_eq!(
+            sizes,
+            [least, most, least],
+            "large where lines are in order, and small where they are not"
+        );
     }
 }

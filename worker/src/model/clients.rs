@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::Context as _;
 use reqwest::{Client, redirect::Policy};
+use rustls::ClientConfig;
+use rustls_platform_verifier::BuilderVerifierExt as _;
 
 /// What most servers allow on one connection (`SETTINGS_MAX_CONCURRENT_STREAMS`).
 const CALLS_EACH: usize = 100;
@@ -32,6 +34,8 @@ pub(crate) enum Http {
 pub(super) struct Clients {
     agreed: Vec<OnceLock<Client>>,
     two: Vec<OnceLock<Client>>,
+    /// Made once: the system's certificates take 10 ms to read, and some memory.
+    tls: ClientConfig,
     idle_connections: usize,
     /// The client of each call that may be made; the last one was used last, and its connections are warm.
     free: Mutex<Vec<usize>>,
@@ -50,6 +54,7 @@ impl Clients {
         let clients = Self {
             agreed: vec![OnceLock::new(); count],
             two: vec![OnceLock::new(); count],
+            tls: tls().context("cannot read the system's certificates")?,
             idle_connections: calls.min(CALLS_EACH),
             free: Mutex::new((0..calls).rev().map(|call| call / CALLS_EACH).collect()),
         };
@@ -66,7 +71,7 @@ impl Clients {
         if let Some(client) = made.get() {
             return Ok(client.clone());
         }
-        let client = build(http, self.idle_connections)?;
+        let client = build(http, self.idle_connections, self.tls.clone())?;
         Ok(made.get_or_init(|| client).clone())
     }
 
@@ -91,10 +96,17 @@ impl Drop for Turn {
     }
 }
 
-fn build(http: Http, idle_connections: usize) -> anyhow::Result<Client> {
+fn tls() -> Result<ClientConfig, rustls::Error> {
+    let mut config = ClientConfig::builder().with_platform_verifier()?.with_no_client_auth();
+    config.alpn_protocols = [&b"h2"[..], b"http/1.1"].map(<[u8]>::to_vec).to_vec();
+    Ok(config)
+}
+
+fn build(http: Http, idle_connections: usize, tls: ClientConfig) -> anyhow::Result<Client> {
     let builder = Client::builder()
         .user_agent(concat!("shelfmill/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
+        .tls_backend_preconfigured(tls)
         .pool_max_idle_per_host(idle_connections)
         .http2_keep_alive_interval(PING_EVERY)
         .http2_keep_alive_timeout(PING_TIMEOUT)
