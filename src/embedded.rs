@@ -29,6 +29,8 @@ use crate::{
 
 const DEFAULT_OUT: &str = "output";
 const DEFAULT_RUN: &str = "default";
+/// Tasks that wait for a worker, at most; it can have as many as it works on at once.
+const TASKS_AHEAD: u32 = 1_000;
 
 /// Where a run's results go, unless it is told.
 pub(crate) fn out_folder(out: Option<PathBuf>, run: Option<&str>) -> PathBuf {
@@ -160,7 +162,7 @@ impl Roles {
     ) -> Self {
         let concurrency = args.work.concurrency.unwrap_or(job.limits.concurrency);
         // Enough that a worker never waits for a task, and no more.
-        let broker = Arc::new(MemoryBroker::new(concurrency as usize * 2 + 64));
+        let broker = Arc::new(MemoryBroker::new((concurrency + concurrency.min(TASKS_AHEAD)) as usize + 64));
         // With an end of their own, so that an error of one role ends the others in order.
         let stopper = stopper.child();
         let producer = shelfmill_producer::run(
