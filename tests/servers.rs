@@ -77,6 +77,8 @@ fn rabbitmq_keeps_queues_through_a_kill_and_speaks_tls() {
     };
     rabbitmq.ctl(&["eval", &declare("quorum")]);
     rabbitmq.ctl(&["eval", &declare("classic")]);
+    // A declaration is in its log within moments; it is killed sooner here.
+    rabbitmq.ctl(&["eval", "mnesia:sync_log()."]);
     let before = rabbitmq.queues();
     assert_eq!(
         before["kept.quorum"],
