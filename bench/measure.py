@@ -154,7 +154,9 @@ class Bench:
         cpu_ratio = None
         if min(last - ninth, tenth - first) >= LEAST_TENTH_S:
             used = lambda begin, end: sum(cpu_at(child, end) - cpu_at(child, begin) for child in children)
-            cpu_ratio = used(ninth, last) / used(first, tenth)
+            # A tenth that lies between two looks at the processes tells nothing.
+            first_used = used(first, tenth)
+            cpu_ratio = used(ninth, last) / first_used if first_used else None
         self.log(
             f"{name}: {wall_s:.2f} s, {products / wall_s:,.0f}/s, last to first tenth {ratio:.2f}"
             f"{f' ({cpu_ratio:.2f} in CPU)' if cpu_ratio else ''}, "
