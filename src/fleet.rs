@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
+use anyhow::Context as _;
 use secrecy::SecretString;
 use shelfmill_aggregator::{Aggregator, AggregatorConfig, Folder};
 use shelfmill_pipeline::{
@@ -120,6 +121,13 @@ async fn meet(role: &str, ledger: &RedisLedger, stopper: &Stopper) -> anyhow::Re
     Ok(true)
 }
 
+/// Does a role's work on the runtime's own threads: the main thread would be woken for each message and would wake the others.
+async fn on_the_runtime<T: Send + 'static>(
+    role: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::spawn(role).await.context("the role ended abnormally")?
+}
+
 /// `shelfmill producer`.
 pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
     let stopper = signals::stopper(args.process.grace)?;
@@ -147,7 +155,7 @@ pub(crate) async fn producer(args: ProducerArgs) -> anyhow::Result<ExitCode> {
         begun = job::begin(ledger.as_ref(), &job, run, args.job.accept_changed_job) => begun?,
         () = stopper.stopped() => return Ok(ExitCode::from(INTERRUPTED)),
     }
-    let report = shelfmill_producer::run(config, broker, ledger, stopper).await?;
+    let report = on_the_runtime(shelfmill_producer::run(config, broker, ledger, stopper)).await?;
     tracing::info!(
         published = report.published,
         already_completed = report.completed,
@@ -181,7 +189,7 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     if !meet("worker", &ledger, &stopper).await? {
         return Ok(ExitCode::from(DONE));
     }
-    Ok(match shelfmill_worker::run(config, broker, ledger, stopper).await? {
+    Ok(match on_the_runtime(shelfmill_worker::run(config, broker, ledger, stopper)).await? {
         Ended::InOrder => ExitCode::from(DONE),
         Ended::Halted(halt) => {
             eprintln!("Paused: {}", foreign::line(&halt.to_string()));
@@ -213,7 +221,10 @@ pub(crate) async fn aggregator(args: AggregatorArgs, screen: &Screen) -> anyhow:
         live.follow(&mut aggregator, &args.out);
         live.watch(ledger.clone(), broker.clone());
     }
-    let summary = aggregator.run(broker.as_ref()).await?;
+    let summary = {
+        let broker = Arc::clone(&broker);
+        on_the_runtime(async move { aggregator.run(broker.as_ref()).await }).await?
+    };
     if has_report || live.is_some() {
         let budget = ledger.job().await?.and_then(|job| job.limits.budget);
         reporter.write(&summary, budget)?;

@@ -199,6 +199,14 @@ fn a_second_call_beside_a_slow_one_brings_the_answer_and_is_counted() {
     assert!(hung > 3 && began.elapsed() < Duration::from_secs(60), "{hung}, {:?}", began.elapsed());
     let results = Results::read(&catalog.out());
     assert_eq!(results.journal.len(), 600);
-    let made = |line: &Value| line["meta"]["attempts"].as_u64().unwrap();
-    assert_eq!(results.journal.iter().map(made).sum::<u64>(), simulator.calls());
+    for line in &results.journal {
+        let id = line["id"].as_str().unwrap();
+        let made = stats["by_product"][id]["calls"].as_u64().unwrap();
+        let answered = stats["by_product"][id]["answers"].as_u64().unwrap();
+        let told = line["meta"]["attempts"].as_u64().unwrap();
+        // A second call is counted when it is begun; the first one's answer may come before it has left.
+        let may_have_stayed = u64::from(answered == made);
+        assert!((made..=made + may_have_stayed).contains(&told), "{id}: {told} told, {made} made");
+        assert!(told <= 2, "{id}: {told}");
+    }
 }

@@ -85,7 +85,7 @@ pub const MAX_CONCURRENCY: u32 = 50_000;
 /// How often a worker looks for a job that is not there yet, or that was changed.
 const JOB_POLL: Duration = Duration::from_secs(1);
 /// How often a worker that ends with the run asks whether it has ended.
-const DONE_POLL: Duration = Duration::from_millis(500);
+const DONE_POLL: Duration = Duration::from_millis(100);
 /// How long a look at the queue may take.
 const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 

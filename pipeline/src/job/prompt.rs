@@ -8,6 +8,8 @@ use serde_json::value::RawValue;
 
 use super::{Message, PromptTemplates};
 
+mod product;
+
 const SYSTEM: &str = "prompt.system";
 const USER: &str = "prompt.user";
 /// What a template may do before it is stopped; the built-in one takes about a hundred steps.
@@ -48,14 +50,6 @@ impl From<minijinja::Error> for PromptError {
     }
 }
 
-/// JSON as it is: the built-in filter escapes it for HTML, which only costs a model tokens.
-fn tojson(value: minijinja::Value, options: minijinja::value::Kwargs) -> Result<String, minijinja::Error> {
-    let indented = options.get::<Option<usize>>("indent")?.is_some();
-    options.assert_all_used()?;
-    let json = if indented { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
-    json.map_err(|error| minijinja::Error::new(minijinja::ErrorKind::BadSerialization, error.to_string()))
-}
-
 impl Prompt {
     /// Compiles both templates; all errors are told.
     pub fn compile(templates: &PromptTemplates) -> Result<Self, Vec<PromptError>> {
@@ -63,7 +57,7 @@ impl Prompt {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
-        environment.add_filter("tojson", tojson);
+        environment.add_filter("tojson", product::tojson);
         let mut errors = Vec::new();
         let mut add = |name: &'static str, source: &str| {
             if let Err(error) = environment.add_template_owned(name, source.to_owned()) {
@@ -143,8 +137,7 @@ impl Prompt {
 
     /// The messages that ask for this product.
     pub fn render(&self, id: &str, product: &RawValue) -> Result<Vec<Message>, PromptError> {
-        let product: minijinja::Value =
-            serde_json::from_str(product.get()).map_err(|error| PromptError(error.to_string()))?;
+        let product = product::value_of(product).map_err(|error| PromptError(error.to_string()))?;
         let values = context! { id => id, product => product };
         let render = |name| Ok::<_, PromptError>(self.environment.get_template(name)?.render(&values)?);
         let mut messages = Vec::with_capacity(2);

@@ -2,7 +2,8 @@
 //! can say what was paid twice, and a product that ends each process is found out.
 //!
 //! A file of 16-byte slots: a product's first call writes its hash into a free one and each call counts itself there, the record
-//! of the product's line clears it, together with those of the same batch. Nothing is fsynced (a killed process leaves its writes with
+//! of the product's line clears it, together with those of the same batch. A call is in the file before it is made; what else
+//! has changed goes with the next call, or with the next record. Nothing is fsynced (a killed process leaves its writes with
 //! the kernel; after a power cut the counts may be short), and a torn or foreign file only makes the counts wrong, never
 //! the results.
 
@@ -23,15 +24,18 @@ const FREE: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
 /// What is behind that was not written here: there are never more slots than calls under way at once.
 const MAX_BYTES: u64 = 1_000_000 * IdHash::LEN as u64;
 
+/// Changes that are so far from each other are not written at once: with many calls under way it would be the whole file.
+const WRITTEN_TOGETHER: usize = 512;
+
 #[derive(Debug)]
 pub(super) struct Inflight {
     file: File,
-    /// What is in the file, but for what was cleared since it was last written to.
+    /// What is in the file, or is to be.
     bytes: Vec<[u8; SLOT_BYTES]>,
     slots: HashMap<IdHash, Slot>,
     free: Vec<usize>,
-    /// Slots among which are all that were cleared since.
-    cleared: Option<RangeInclusive<usize>>,
+    /// Slots among which are all that the file has otherwise.
+    changed: Option<RangeInclusive<usize>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,7 +84,7 @@ impl Inflight {
             counts.copy_from_slice(&slot[IdHash::LEN..]);
             slots.insert(IdHash::from_bytes(hash), Slot::from_disk(index, counts));
         }
-        Ok(Self { file, bytes, slots, free, cleared: None })
+        Ok(Self { file, bytes, slots, free, changed: None })
     }
 
     /// What earlier processes lost of a product, which is known even where it cannot be noted that it is told. There is nothing
@@ -93,7 +97,8 @@ impl Inflight {
             spent: Spent::default(),
             changes: None,
         };
-        (grant, self.keep(product, Slot { begun: 0, untold: 0, ..slot }))
+        let noted = self.keep(product, Slot { begun: 0, untold: 0, ..slot }).and_then(|()| self.write());
+        (grant, noted)
     }
 
     /// Notes that the claim's so manieth call is about to be made.
@@ -101,35 +106,34 @@ impl Inflight {
         let slot = self.slots.get(product).copied();
         let slot = slot.unwrap_or_else(|| Slot { index: self.free_slot(), ..Slot::default() });
         let begun = slot.begun.max(u8::try_from(number).unwrap_or(u8::MAX));
-        self.keep(*product, Slot { begun, ..slot })
+        self.keep(*product, Slot { begun, ..slot })?;
+        self.write()
     }
 
-    /// Nobody has the product now, and no call is under way: it waits for another try, and its calls are known to its
-    /// task, which dies with this process. Or the process ends in good order, and the call was cut off.
+    /// Nobody has the product now, and no call is under way: it is answered, or waits for another try, and its calls are known
+    /// to its task, which dies with this process. Or the process ends in good order, and the call was cut off. Noted by
+    /// [`Inflight::write`].
     pub(super) fn rest(&mut self, product: &IdHash) -> io::Result<()> {
         let Some(slot) = self.slots.get(product).copied() else { return Ok(()) };
         let calls = slot.calls.saturating_add(slot.begun.into());
         if calls == 0 && slot.lost_claims == 0 {
-            self.leave(product);
-            return self.write_cleared();
+            return self.leave(product);
         }
         self.keep(*product, Slot { calls, begun: 0, ..slot })
     }
 
-    /// The product's line is on disk. Noted by [`Inflight::write_cleared`].
-    pub(super) fn leave(&mut self, product: &IdHash) {
-        let Some(Slot { index, .. }) = self.slots.remove(product) else { return };
-        self.bytes[index] = FREE;
+    /// The product's line is on disk. Noted by [`Inflight::write`].
+    pub(super) fn leave(&mut self, product: &IdHash) -> io::Result<()> {
+        let Some(Slot { index, .. }) = self.slots.remove(product) else { return Ok(()) };
         self.free.push(index);
-        self.cleared = Some(match &self.cleared {
-            Some(cleared) => index.min(*cleared.start())..=index.max(*cleared.end()),
-            None => index..=index,
-        });
+        self.change(index, FREE)
     }
 
-    /// Clears the slots of products that were left.
-    pub(super) fn write_cleared(&mut self) -> io::Result<()> {
-        self.cleared.take().map_or(Ok(()), |cleared| self.write(cleared))
+    /// Brings what has changed into the file.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        let Some(changed) = self.changed.take() else { return Ok(()) };
+        let offset = changed.start() * SLOT_BYTES;
+        self.file.write_all_at(self.bytes[changed].as_flattened(), offset as u64)
     }
 
     fn free_slot(&mut self) -> usize {
@@ -144,13 +148,18 @@ impl Inflight {
         bytes[..IdHash::LEN].copy_from_slice(product.as_bytes());
         bytes[IdHash::LEN..].copy_from_slice(&slot.to_disk());
         self.slots.insert(product, slot);
-        self.bytes[slot.index] = bytes;
-        self.write(slot.index..=slot.index)
+        self.change(slot.index, bytes)
     }
 
-    fn write(&self, slots: RangeInclusive<usize>) -> io::Result<()> {
-        let offset = slots.start() * SLOT_BYTES;
-        self.file.write_all_at(self.bytes[slots].as_flattened(), offset as u64)
+    fn change(&mut self, index: usize, bytes: [u8; SLOT_BYTES]) -> io::Result<()> {
+        let with = |changed: &RangeInclusive<usize>| index.min(*changed.start())..=index.max(*changed.end());
+        let together = self.changed.as_ref().map_or(index..=index, with);
+        let is_wide = together.end() - together.start() >= WRITTEN_TOGETHER;
+        // What cannot be written is told, and forgotten: the slot itself counts on.
+        let written = if is_wide { self.write() } else { Ok(()) };
+        self.bytes[index] = bytes;
+        self.changed = Some(if is_wide { index..=index } else { together });
+        written
     }
 }
 
@@ -170,8 +179,8 @@ mod tests {
         assert_eq!(first.claim(b).0, none);
         first.call(&b, 1).unwrap();
         first.call(&a, 1).unwrap();
-        first.leave(&a);
-        first.write_cleared().unwrap();
+        first.leave(&a).unwrap();
+        first.write().unwrap();
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
         assert_eq!(second.claim(b).0, lost(1, 1));
@@ -181,14 +190,14 @@ mod tests {
         second.call(&b, 2).unwrap();
         second.call(&c, 1).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * 16, "free slots are used again");
-        second.leave(&c);
-        second.leave(&a);
-        second.write_cleared().unwrap();
+        second.leave(&c).unwrap();
+        second.leave(&a).unwrap();
+        second.write().unwrap();
         drop(second);
         let mut third = Inflight::open(&path).unwrap();
         assert_eq!(third.claim(b).0, lost(2, 3));
-        third.leave(&b);
-        third.write_cleared().unwrap();
+        third.leave(&b).unwrap();
+        third.write().unwrap();
         drop(third);
         assert!(Inflight::open(&path).unwrap().slots.is_empty());
     }
@@ -203,6 +212,7 @@ mod tests {
             assert_eq!(first.claim(product).0, Grant::default(), "its task knows of the call before");
             first.call(&product, 1).unwrap();
             first.rest(&product).unwrap();
+            first.write().unwrap();
         }
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
@@ -214,5 +224,26 @@ mod tests {
         let _ = third.claim(product);
         third.rest(&product).unwrap();
         assert_eq!(third.claim(product).0.lost_claims, 1, "a wait for another try forgives nothing");
+    }
+
+    #[test]
+    fn what_was_answered_goes_with_the_next_call_near_or_far() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inflight");
+        let products: Vec<IdHash> = (0..2_000).map(|n: u32| IdHash::of(&n.to_string())).collect();
+        let mut first = Inflight::open(&path).unwrap();
+        for product in &products {
+            first.call(product, 1).unwrap();
+        }
+        for n in [0, 1_999, 7, 1_000, 1_001] {
+            first.rest(&products[n]).unwrap();
+        }
+        first.call(&IdHash::of("next"), 1).unwrap();
+        drop(first);
+        let mut second = Inflight::open(&path).unwrap();
+        let lost_claims = |n: usize, second: &mut Inflight| second.claim(products[n]).0.lost_claims;
+        assert_eq!([0, 1_999, 7, 1_000, 1_001].map(|n| lost_claims(n, &mut second)), [0; 5]);
+        assert_eq!([1, 1_998, 500].map(|n| lost_claims(n, &mut second)), [1; 3]);
+        assert_eq!(second.claim(IdHash::of("next")).0.lost_calls, 1);
     }
 }

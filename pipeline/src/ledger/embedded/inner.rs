@@ -121,17 +121,23 @@ impl Inner {
         self.forgive(noted);
     }
 
-    pub(super) fn note_rest(&mut self, product: &IdHash) {
+    /// The product's call has come to an answer. Noted with the next call, or with the product's line.
+    pub(super) fn note_answer(&mut self, product: &IdHash) {
         let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.rest(product));
+        self.forgive(noted);
+    }
+
+    /// Nobody is at the product.
+    pub(super) fn note_rest(&mut self, product: &IdHash) {
+        self.note_answer(product);
+        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.write());
         self.forgive(noted);
     }
 
     pub(super) fn note_leave(&mut self, done: &[Done<'_>]) {
         let Some((inflight, _)) = &mut self.inflight else { return };
-        for done in done {
-            inflight.leave(done.hash());
-        }
-        let noted = inflight.write_cleared();
+        let left = done.iter().try_for_each(|done| inflight.leave(done.hash()));
+        let noted = left.and(inflight.write());
         self.forgive(noted);
     }
 

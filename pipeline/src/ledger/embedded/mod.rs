@@ -284,7 +284,7 @@ impl Ledger for EmbeddedLedger {
             inner.end_claim(&product, Some(cost));
         }
         // No call is under way any more: what ends the process from here on is not the product.
-        inner.note_rest(&product);
+        inner.note_answer(&product);
         match inner.state(&product) {
             State::Completed => return Ok(Kept::Done),
             State::Failed => {}

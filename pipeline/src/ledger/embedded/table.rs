@@ -1,15 +1,17 @@
-//! The state of every product in at most 32 bytes each.
+//! The state of every product in about 15 bytes each, whatever their number.
 //!
 //! An entry is 12 bytes without padding: 88 bits of the id's hash (among ten million products the chance that any
-//! two share them is 2·10⁻¹³) and 8 bits of state. The table doubles when
-//! it is 7/8 full, so that right after growing an entry takes (12 + 1) / (7/16) < 30 bytes. Sixteen shards grow
-//! one at a time, so that the old and the new copy that coexist while growing are a sixteenth of the whole.
+//! two share them is 2·10⁻¹³) and 8 bits of state. Entries are in small buckets, which are split one after the other as the table
+//! grows (linear hashing): there is never a second copy of it, nor room for twice as many.
 
-use hashbrown::{HashTable, hash_table::Entry as Slot};
+use std::mem;
 
 use crate::{failure::FailureClass, identity::IdHash, ledger::State};
 
-const SHARDS: usize = 16;
+/// Entries of a bucket, on average: a look goes through them.
+const BUCKET_ENTRIES: usize = 32;
+/// A bucket grows by so many.
+const ROOM_ENTRIES: usize = 4;
 const STATE_BITS: u8 = 0b0000_0011;
 const SEEN_BIT: u8 = 0b0000_0100;
 const CLASS_SHIFT: u8 = 4;
@@ -27,16 +29,25 @@ pub(super) struct Entry {
     pub(super) class: Option<FailureClass>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
-    shards: [HashTable<[u8; IdHash::LEN]>; SHARDS],
+    buckets: Vec<Vec<Stored>>,
+    entries: usize,
+}
+
+type Stored = [u8; IdHash::LEN];
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { buckets: vec![Vec::new()], entries: 0 }
+    }
 }
 
 impl Table {
     /// What is known of the product; `None`: it was never heard of.
     pub(super) fn get(&self, product: &IdHash) -> Option<Entry> {
         let key = key(product);
-        self.shards[shard(&key)].find(position(&key), |stored| same(stored, &key)).map(unpack)
+        self.buckets[self.bucket(&key)].iter().find(|stored| same(stored, &key)).map(unpack)
     }
 
     /// Replaces what is known of the product.
@@ -44,33 +55,64 @@ impl Table {
         let key = key(product);
         let mut stored = key;
         stored[LAST] |= pack(entry);
-        match self.shards[shard(&key)].entry(position(&key), |stored| same(stored, &key), position) {
-            Slot::Occupied(mut slot) => *slot.get_mut() = stored,
-            Slot::Vacant(slot) => {
-                slot.insert(stored);
-            }
+        let at = self.bucket(&key);
+        let bucket = &mut self.buckets[at];
+        if let Some(known) = bucket.iter_mut().find(|known| same(known, &key)) {
+            *known = stored;
+            return;
         }
+        if bucket.len() == bucket.capacity() {
+            bucket.reserve_exact(ROOM_ENTRIES);
+        }
+        bucket.push(stored);
+        self.entries += 1;
+        if self.entries > self.buckets.len() * BUCKET_ENTRIES {
+            self.split();
+        }
+    }
+
+    /// The lowest bits of the hash number a bucket: as many bits as the next power of two has, or one less where that bucket is
+    /// still to be split off.
+    fn bucket(&self, key: &Stored) -> usize {
+        let count = self.buckets.len();
+        let rounded = count.next_power_of_two();
+        let wide = position(key) & (rounded - 1);
+        if wide < count { wide } else { wide & (rounded / 2 - 1) }
+    }
+
+    /// Splits the next bucket.
+    fn split(&mut self) {
+        let new = self.buckets.len();
+        let round = 1 << new.ilog2();
+        let old = new - round;
+        self.buckets.push(Vec::new());
+        let (stay, leave): (Vec<_>, Vec<_>) =
+            mem::take(&mut self.buckets[old]).into_iter().partition(|stored| self.bucket(stored) == old);
+        self.buckets[old] = tight(&stay);
+        self.buckets[new] = tight(&leave);
     }
 }
 
-fn key(product: &IdHash) -> [u8; IdHash::LEN] {
+/// With room for a few more.
+fn tight(entries: &[Stored]) -> Vec<Stored> {
+    let mut bucket = Vec::with_capacity(entries.len() + ROOM_ENTRIES);
+    bucket.extend_from_slice(entries);
+    bucket
+}
+
+fn key(product: &IdHash) -> Stored {
     let mut key = *product.as_bytes();
     key[LAST] = 0;
     key
 }
 
-fn same(stored: &[u8; IdHash::LEN], key: &[u8; IdHash::LEN]) -> bool {
+fn same(stored: &Stored, key: &Stored) -> bool {
     stored[..LAST] == key[..LAST]
 }
 
-/// The hash is uniform already: its first eight bytes are as good as any hasher's output.
-fn position(stored: &[u8; IdHash::LEN]) -> u64 {
-    stored.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// By bits that `position` does not use, so that every shard is filled evenly.
-fn shard(key: &[u8; IdHash::LEN]) -> usize {
-    usize::from(key[LAST - 1]) % SHARDS
+/// The hash is uniform already.
+fn position(stored: &Stored) -> usize {
+    stored.first_chunk().map_or(0, |bytes| usize::from_le_bytes(*bytes))
 }
 
 fn pack(entry: Entry) -> u8 {
@@ -84,7 +126,7 @@ fn pack(entry: Entry) -> u8 {
     state | seen | class << CLASS_SHIFT
 }
 
-fn unpack(stored: &[u8; IdHash::LEN]) -> Entry {
+fn unpack(stored: &Stored) -> Entry {
     let state = match stored[LAST] & STATE_BITS {
         1 => State::Completed,
         2 => State::Failed,
@@ -100,12 +142,13 @@ mod tests {
 
     impl Table {
         fn size_bytes(&self) -> usize {
-            self.shards.iter().map(HashTable::allocation_size).sum()
+            let entries: usize = self.buckets.iter().map(Vec::capacity).sum();
+            entries * size_of::<Stored>() + self.buckets.capacity() * size_of::<Vec<Stored>>()
         }
     }
 
     #[test]
-    fn keeps_what_it_is_told_in_at_most_32_bytes_a_product() {
+    fn keeps_what_it_is_told_in_at_most_16_bytes_a_product() {
         let mut table = Table::default();
         let states = [State::Open, State::Completed, State::Failed];
         let entry = |n: usize| Entry {
@@ -124,6 +167,6 @@ mod tests {
             assert_eq!(table.get(&IdHash::of(&n.to_string())), Some(entry(n)));
         }
         assert_eq!(table.get(&IdHash::of("never")), None);
-        assert!(worst <= 3_200, "{worst} hundredths of a byte");
+        assert!(worst <= 1_600, "{worst} hundredths of a byte");
     }
 }
