@@ -147,9 +147,9 @@ async fn of_fleet(run: &str, which: &WhichArgs, wanted: &Wanted, changes: &Chang
                 products.iter().map(|product| (product.task.hash(), product.task.spent)).collect();
             ledger.reopen(&spent, changes).await?;
             crash::point(Point::RequeueReopened);
-            for product in &mut products {
+            for mut product in products {
                 product.task.changes.clone_from(changes);
-                broker.publish_task(&product.task).await?;
+                broker.publish_task(product.task).await?;
             }
             crash::point(Point::RequeuePublished);
             ledger.forget_failures(&hashes).await?;

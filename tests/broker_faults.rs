@@ -223,7 +223,7 @@ fn publish_again(fleet: &Fleet, ids: &[String]) {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         for (seq, id) in (1..).zip(ids) {
             let product = serde_json::value::to_raw_value(&serde_json::json!({"id": id})).unwrap();
-            broker.publish_task(&Task::new(id.clone(), seq, product)).await.unwrap();
+            broker.publish_task(Task::new(id.clone(), seq, product)).await.unwrap();
         }
     });
 }

@@ -5,8 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-
 use crate::support::{
     catalog::Catalog,
     checker::{Evidence, Repeats, check, examine},

@@ -20,7 +20,8 @@ use shelfmill_pipeline::{
 use crate::{
     durable,
     folder::Folder,
-    line_file::{damaged, read_lines},
+    index::{counted, index},
+    line_file::read_lines,
     order::{Place, Sorter, Window},
     replay::mark_of,
     requeue::forget_spent,
@@ -44,7 +45,7 @@ pub(crate) async fn finalize(
         .context("cannot bring the failures up to date")?;
     crash::point(Point::AggregatorFinalizing);
     tokio::task::block_in_place(|| {
-        let index = index_journal(folder, &mut tally).context("cannot read the journal")?;
+        let index = index(folder, &mut tally).context("cannot read the journal")?;
         if status != Status::Interrupted {
             write_results(folder, index)
                 .with_context(|| format!("cannot write {}", folder.results().display()))?;
@@ -160,51 +161,38 @@ fn write_current_failures(
     })?;
     let mut merged = sorter.finish()?;
     let mut window = Window::new(File::open(&path)?);
-    let mut keep = |kept: Option<(Counted, Vec<u8>)>| -> io::Result<()> {
-        let Some((failure, line)) = kept else { return Ok(()) };
-        tally.add(&failure);
-        to.write_all(&line)?;
-        to.write_all(b"\n")
+    let mut keep = |line: &[u8]| -> anyhow::Result<()> {
+        tally.add(&serde_json::from_slice(line)?);
+        to.write_all(line)?;
+        Ok(to.write_all(b"\n")?)
     };
     // A product that failed twice has two lines, next to each other now: the last one counts.
-    let mut last: Option<(Counted, Vec<u8>)> = None;
+    let mut last: Option<(IdHash, Vec<u8>)> = None;
     while let Some(place) = merged.next()? {
         let line = window.line(place)?.to_vec();
-        let failure: Counted = serde_json::from_slice(&line)?;
-        let previous = last.take().filter(|(previous, _)| previous.id != failure.id);
-        keep(previous)?;
-        last = Some((failure, line));
+        let id = IdHash::of(&serde_json::from_slice::<Counted<'_>>(&line)?.id);
+        if let Some((_, line)) = last.take().filter(|(previous, _)| *previous != id) {
+            keep(&line)?;
+        }
+        last = Some((id, line));
     }
-    Ok(keep(last.take())?)
-}
-
-fn index_journal<'f>(folder: &'f Folder, tally: &mut Tally) -> anyhow::Result<Sorter<'f>> {
-    let path = folder.journal();
-    let mut sorter = Sorter::new(folder.path());
-    read_lines::<anyhow::Error>(&path, 0, |at_bytes, number, line| {
-        let result = counted(&path, number, line)?;
-        tally.add(&result);
-        Ok(sorter.push(Place { seq: result.seq, at_bytes, size_bytes: line.len() as u64 })?)
-    })?;
-    Ok(sorter)
+    last.map_or(Ok(()), |(_, line)| keep(&line))
 }
 
 fn write_results(folder: &Folder, index: Sorter<'_>) -> io::Result<()> {
     let mut merged = index.finish()?;
     let mut window = Window::new(File::open(folder.journal())?);
     durable::replace(&folder.results(), |file| {
-        let mut separator: &[u8] = b"[\n";
-        while let Some(place) = merged.next()? {
-            file.write_all(separator)?;
-            file.write_all(window.line(place)?)?;
-            separator = b",\n";
-        }
-        file.write_all(if separator == b"[\n" { b"[]\n" } else { b"\n]\n" })
+        durable::write_behind(file.get_ref(), |file| {
+            let mut separator: &[u8] = b"[\n";
+            while let Some(place) = merged.next()? {
+                file.write_all(separator)?;
+                file.write_all(window.line(place)?)?;
+                separator = b",\n";
+            }
+            file.write_all(if separator == b"[\n" { b"[]\n" } else { b"\n]\n" })
+        })
     })
-}
-
-fn counted(path: &Path, number: u64, line: &str) -> anyhow::Result<Counted> {
-    serde_json::from_str(line).map_err(|error| anyhow::anyhow!(damaged(path, number, error)))
 }
 
 #[cfg(test)]

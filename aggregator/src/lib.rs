@@ -3,7 +3,7 @@
 //! There is one writer, three times over: the folder's lock within a machine, the ledger's pen among machines,
 //! and a single active consumer on the queue. Batches make the fsyncs bearable: one is written when it has
 //! `checkpoint_every` outcomes or is 50 ms old, and takes whatever else has arrived by then; where outcomes come faster than
-//! 5 ms apart it takes those of 5 ms, so that an fsync and the ledger's answer are shared by many.
+//! 10 ms apart it takes those of 10 ms, so that an fsync and the ledger's answer are shared by many.
 
 use std::{
     sync::Arc,
@@ -29,6 +29,7 @@ mod finalize;
 mod folder;
 #[cfg(test)]
 mod fuzz;
+mod index;
 mod line_file;
 mod order;
 mod pen;
@@ -62,7 +63,7 @@ use writer::{Writer, Written};
 /// The oldest an outcome gets before it is written.
 const BATCH_AGE: Duration = Duration::from_millis(50);
 /// Batches are no closer than this.
-const BATCH_EVERY: Duration = Duration::from_millis(5);
+const BATCH_EVERY: Duration = Duration::from_millis(10);
 /// What one batch takes at most.
 const BATCH_OUTCOMES: usize = 512;
 /// Messages fetched and not settled; each has one outcome or several, some 32 KB of them.

@@ -11,6 +11,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     time::Instant,
@@ -191,6 +192,15 @@ fn open(path: &Path) -> io::Result<File> {
 pub fn read_lines<E: From<io::Error>>(
     path: &Path,
     from_bytes: u64,
+    each: impl FnMut(u64, u64, &str) -> Result<(), E>,
+) -> Result<(), E> {
+    read_lines_within(path, from_bytes..u64::MAX, each)
+}
+
+/// The same, of those lines that begin in this part of the file; a line begins where the part does.
+pub(crate) fn read_lines_within<E: From<io::Error>>(
+    path: &Path,
+    part: Range<u64>,
     mut each: impl FnMut(u64, u64, &str) -> Result<(), E>,
 ) -> Result<(), E> {
     const BUFFER_BYTES: usize = 256 * 1024;
@@ -198,10 +208,10 @@ pub fn read_lines<E: From<io::Error>>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         opened => opened?,
     };
-    file.seek(SeekFrom::Start(from_bytes))?;
+    file.seek(SeekFrom::Start(part.start))?;
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, file);
-    let (mut at_bytes, mut number, mut line) = (from_bytes, 0, Vec::new());
-    loop {
+    let (mut at_bytes, mut number, mut line) = (part.start, 0, Vec::new());
+    while at_bytes < part.end {
         line.clear();
         let read = reader.by_ref().take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut line)?;
         let damage =
@@ -217,6 +227,7 @@ pub fn read_lines<E: From<io::Error>>(
         each(at_bytes, number, text)?;
         at_bytes += read as u64;
     }
+    Ok(())
 }
 
 /// What is told of a line that cannot be read.

@@ -82,6 +82,12 @@ impl<'f> Sorter<'f> {
         Ok(())
     }
 
+    /// With the places that another has.
+    pub(crate) fn merge(&mut self, other: Self) -> io::Result<()> {
+        self.spilled.extend(other.spilled);
+        other.chunk.into_iter().try_for_each(|place| self.push(place))
+    }
+
     /// All places in order.
     pub(crate) fn finish(mut self) -> io::Result<Merged> {
         self.chunk.sort_unstable();

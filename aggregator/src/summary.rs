@@ -1,12 +1,15 @@
 //! The summary of a run: everything in it is counted from the lines on disk, in one pass, so it is right
 //! whatever happened on the way.
 
-use std::collections::BTreeMap;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{AdditionError, Histogram};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use shelfmill_pipeline::{failure::FailureClass, ledger::Halt, record::Meta};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use shelfmill_pipeline::{failure::FailureClass, ledger::Halt};
 
 /// `analysis_summary.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -109,17 +112,35 @@ pub struct Latencies {
 /// A server can call itself something else in every answer.
 const MODELS_TOLD: usize = 20;
 
-/// A line of journal or failures, as far as it is counted.
+/// A line of journal or failures, as far as it is counted. (Of its [`Meta`] what else is there is passed over.)
+///
+/// [`Meta`]: shelfmill_pipeline::record::Meta
 #[derive(Debug, Deserialize)]
-pub(crate) struct Counted {
-    pub(crate) id: String,
+pub(crate) struct Counted<'l> {
+    #[serde(borrow)]
+    pub(crate) id: Cow<'l, str>,
     pub(crate) seq: u64,
-    pub(crate) meta: Meta,
-    pub(crate) failure: Option<CountedFailure>,
+    #[serde(borrow)]
+    meta: CountedMeta<'l>,
+    failure: Option<CountedFailure>,
 }
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct CountedFailure {
+struct CountedMeta<'l> {
+    #[serde(borrow)]
+    model: Cow<'l, str>,
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    cost_usd: Option<f64>,
+    latency_ms: u64,
+    attempts: u32,
+    #[serde(default)]
+    repeated_calls: u32,
+    same_prompt_as: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CountedFailure {
     class: FailureClass,
 }
 
@@ -129,7 +150,7 @@ pub(crate) struct Tally {
     pub(crate) completed: u64,
     pub(crate) failed: u64,
     failures_by_class: BTreeMap<FailureClass, u64>,
-    models: BTreeMap<String, u64>,
+    models: BTreeSet<String>,
     calls: Calls,
     tokens: Tokens,
     cost_usd: Option<f64>,
@@ -153,7 +174,7 @@ impl Tally {
             completed: 0,
             failed: 0,
             failures_by_class: BTreeMap::new(),
-            models: BTreeMap::new(),
+            models: BTreeSet::new(),
             calls: Calls::default(),
             tokens: Tokens::default(),
             cost_usd: Some(0.0),
@@ -170,8 +191,8 @@ impl Tally {
                 if meta.attempts > 0 {
                     self.latencies_ms.saturating_record(meta.latency_ms);
                 }
-                if self.models.len() < MODELS_TOLD || self.models.contains_key(&meta.model) {
-                    *self.models.entry(meta.model.clone()).or_default() += 1;
+                if self.models.len() < MODELS_TOLD && !self.models.contains(&*meta.model) {
+                    self.models.insert(meta.model.clone().into_owned());
                 }
             }
             Some(failure) => {
@@ -188,6 +209,29 @@ impl Tally {
         self.cost_usd = self.cost_usd.zip(meta.cost_usd).map(|(sum, cost)| sum + cost);
     }
 
+    /// With what others have counted in what follows.
+    pub(crate) fn merge(&mut self, later: &Self) -> Result<(), AdditionError> {
+        self.completed += later.completed;
+        self.failed += later.failed;
+        for (class, count) in &later.failures_by_class {
+            *self.failures_by_class.entry(*class).or_default() += count;
+        }
+        for model in &later.models {
+            if self.models.len() < MODELS_TOLD {
+                self.models.insert(model.clone());
+            }
+        }
+        let (own, others) = (&mut self.calls, &later.calls);
+        own.made += others.made;
+        own.retries += others.retries;
+        own.repeated += others.repeated;
+        own.saved += others.saved;
+        self.tokens.prompt = self.tokens.prompt.saturating_add(later.tokens.prompt);
+        self.tokens.completion = self.tokens.completion.saturating_add(later.tokens.completion);
+        self.cost_usd = self.cost_usd.zip(later.cost_usd).map(|(sum, cost)| sum + cost);
+        self.latencies_ms.add(&later.latencies_ms)
+    }
+
     pub(crate) fn summary(self, frame: Frame) -> Summary {
         let quantile = |q| self.latencies_ms.value_at_quantile(q);
         let done = self.completed + self.failed;
@@ -195,7 +239,7 @@ impl Tally {
             run: frame.run,
             status: frame.status,
             paused_because: frame.halt,
-            model: self.models.into_keys().collect::<Vec<_>>().join(", "),
+            model: self.models.into_iter().collect::<Vec<_>>().join(", "),
             counts: frame.counts,
             failures_by_class: self.failures_by_class,
             calls: self.calls,

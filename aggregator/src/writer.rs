@@ -95,7 +95,7 @@ impl Writer {
         let fresh = fresh(&lines, &hashes, &states);
 
         let mut written = Written { cost_usd: Some(0.0), ..Written::default() };
-        for line in &fresh {
+        for (_, line) in &fresh {
             look(line);
             written.cost_usd = written.cost_usd.zip(line.cost_usd()).map(|(sum, cost)| sum + cost);
             if line.class().is_none() {
@@ -121,7 +121,7 @@ impl Writer {
         crash::point(Point::AggregatorSynced);
         if !fresh.is_empty() {
             let done: Vec<_> =
-                fresh.iter().map(|line| done(line.hash(), line.class(), line.json(), false)).collect();
+                fresh.iter().map(|(hash, line)| done(*hash, line.class(), line.json(), false)).collect();
             let mark = mark_of(&self.folder, self.journal.size_bytes(), self.failures.size_bytes());
             if ledger.record(&done, Some(&self.told), &mark).await? {
                 self.told = mark;
@@ -232,7 +232,7 @@ impl Writer {
 }
 
 /// The lines that are not yet written: nothing follows a result, and only a result follows a failure.
-fn fresh<'l>(lines: &[&'l Line], hashes: &[IdHash], states: &[State]) -> Vec<&'l Line> {
+fn fresh<'l>(lines: &[&'l Line], hashes: &[IdHash], states: &[State]) -> Vec<(IdHash, &'l Line)> {
     let mut taken = HashSet::new();
     let is_fresh = |line: &Line, state: State| match state {
         State::Open => true,
@@ -243,5 +243,5 @@ fn fresh<'l>(lines: &[&'l Line], hashes: &[IdHash], states: &[State]) -> Vec<&'l
     let mut order: Vec<usize> = (0..lines.len()).collect();
     order.sort_by_key(|index| lines[*index].class().is_some());
     order.retain(|index| is_fresh(lines[*index], states[*index]) && taken.insert(hashes[*index]));
-    order.into_iter().map(|index| lines[index]).collect()
+    order.into_iter().map(|index| (hashes[index], lines[index])).collect()
 }

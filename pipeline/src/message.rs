@@ -7,6 +7,8 @@
 //!
 //! What is decoded here makes one line of a file, whoever has published it, and none that is too long to be read again.
 
+use std::{borrow::Borrow, io::Write as _, sync::Arc};
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -183,7 +185,7 @@ pub struct Line {
     seq: u64,
     class: Option<FailureClass>,
     cost_usd: Option<f64>,
-    json: Box<RawValue>,
+    json: Arc<str>,
 }
 
 /// What the ledger is told of a line. Read in one pass over the line, nothing of which is kept: a journal of millions
@@ -234,13 +236,14 @@ impl LineHead {
 impl Line {
     /// The line of a result.
     #[must_use]
-    pub fn of_result(line: &ResultLine) -> Self {
+    pub fn of_result<R: Borrow<RawValue> + Serialize>(line: &ResultLine<R>) -> Self {
+        let parts = [&line.product, &line.analysis].map(|part| part.borrow().get().len());
         Self {
             id: line.id.clone(),
             seq: line.seq,
             class: None,
             cost_usd: line.meta.cost_usd,
-            json: raw(line),
+            json: written(line, parts.iter().sum()),
         }
     }
 
@@ -252,7 +255,7 @@ impl Line {
             seq: line.seq,
             class: Some(line.failure.class),
             cost_usd: line.meta.cost_usd,
-            json: raw(line),
+            json: written(line, line.product.get().len()),
         }
     }
 
@@ -263,7 +266,13 @@ impl Line {
         if json.get().contains('\n') {
             return Err(serde_json::Error::custom("a line must not contain a line break"));
         }
-        Ok(Self { id, seq, class: failure.map(|failure| failure.class), cost_usd: meta.cost_usd, json })
+        Ok(Self {
+            id,
+            seq,
+            class: failure.map(|failure| failure.class),
+            cost_usd: meta.cost_usd,
+            json: json.get().into(),
+        })
     }
 
     /// The product's id.
@@ -316,13 +325,14 @@ impl Line {
     /// The line as it will be written, without the line break.
     #[must_use]
     pub fn json(&self) -> &str {
-        self.json.get()
+        &self.json
     }
 }
 
 impl Serialize for Line {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.json.serialize(serializer)
+        let json: &RawValue = serde_json::from_str(&self.json).map_err(serde::ser::Error::custom)?;
+        json.serialize(serializer)
     }
 }
 
@@ -364,7 +374,14 @@ impl Outcome {
     /// As it travels.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode(self, VERSION)
+        // A line is JSON already, and is not read again.
+        let around =
+            |kind: &str, line: &Line| format!(r#"{{"v":{VERSION},"m":{{"{kind}":{}}}}}"#, line.json());
+        match self {
+            Self::Completed(line) => around("completed", line).into_bytes(),
+            Self::Failed(line) => around("failed", line).into_bytes(),
+            Self::Rejected(_) => encode(self, VERSION),
+        }
     }
 
     /// From the wire.
@@ -379,13 +396,27 @@ struct Envelope<'a, T> {
     m: &'a T,
 }
 
-fn raw<T: Serialize>(value: &T) -> Box<RawValue> {
-    serde_json::value::to_raw_value(value).expect("lines have string keys and finite numbers")
+/// A line that has raw JSON of so many bytes, beside what every line has.
+fn written<T: Serialize>(line: &T, raw_bytes: usize) -> Arc<str> {
+    const USUAL_BYTES: usize = 512;
+    let mut json = Vec::with_capacity(raw_bytes + USUAL_BYTES);
+    serde_json::to_writer(&mut json, line).expect("lines have string keys and finite numbers");
+    String::from_utf8(json).expect("JSON is UTF-8").into()
 }
 
 fn encode<T: Serialize>(message: &T, version: u32) -> Vec<u8> {
     serde_json::to_vec(&Envelope { v: version, m: message })
         .expect("messages have string keys and finite numbers")
+}
+
+/// The message, where its envelope is byte for byte as [`encode`] makes it: read in one pass. Others are read in two, and told.
+fn as_written<T: for<'de> Deserialize<'de>>(bytes: &[u8], version: u32) -> Option<T> {
+    let mut envelope = [0; 32];
+    let mut rest = &mut envelope[..];
+    write!(rest, r#"{{"v":{version},"m":"#).ok()?;
+    let unused = rest.len();
+    let message = bytes.strip_prefix(&envelope[..envelope.len() - unused])?.strip_suffix(b"}")?;
+    serde_json::from_slice(message).ok()
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8], newest: u32) -> Result<T, DecodeError> {
@@ -399,6 +430,9 @@ fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8], newest: u32) -> Result<T, 
     }
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(DecodeError::TooLarge { size_bytes: bytes.len() });
+    }
+    if let Some(message) = (VERSION..=newest).find_map(|version| as_written(bytes, version)) {
+        return Ok(message);
     }
     // The version first, with everything else skipped: a newer message may look like nothing known here.
     let Version { v } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;

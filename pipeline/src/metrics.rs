@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        LazyLock,
+        LazyLock, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -70,6 +70,24 @@ pub struct Metrics {
     /// Tasks published.
     pub published: Counter,
     progressed_ms: AtomicU64,
+    usual: Usual,
+}
+
+/// What is counted for nearly every product, found once.
+#[derive(Debug, Default)]
+struct Usual {
+    completed: OnceLock<Counter>,
+    /// Answered calls of the first endpoint that had any.
+    answered: OnceLock<Answered>,
+    /// Tokens read and written.
+    tokens: OnceLock<[Counter; 2]>,
+}
+
+#[derive(Debug)]
+struct Answered {
+    endpoint: String,
+    calls: Counter,
+    took: Histogram,
 }
 
 macro_rules! labels {
@@ -192,6 +210,7 @@ impl Metrics {
             workers: register!("workers", "Workers that were heard of lately", Gauge::default()),
             published: register!("published_products", "Tasks published", Counter::default()),
             progressed_ms: AtomicU64::new(0),
+            usual: Usual::default(),
             registry,
         }
     }
@@ -214,20 +233,38 @@ impl Metrics {
 
     /// A product has its outcome.
     pub fn product(&self, failed: Option<FailureClass>) {
-        let outcome = if failed.is_some() { "failed" } else { "completed" };
-        let class = failed.map_or("", FailureClass::name);
-        self.products.get_or_create(&ProductLabels { outcome, class }).inc();
+        let found = |outcome, class| self.products.get_or_create_owned(&ProductLabels { outcome, class });
+        match failed {
+            None => self.usual.completed.get_or_init(|| found("completed", "")).inc(),
+            Some(class) => found("failed", class.name()).inc(),
+        };
         self.progressed();
     }
 
     /// A call has ended; `endpoint` is "" where the job lists none.
     pub fn call(&self, endpoint: &str, failed: Option<FailureClass>, took: Duration) {
-        let endpoint = self.bounded(endpoint);
         let result = failed.map_or("answered", FailureClass::name);
-        self.call_duration
-            .get_or_create(&EndpointLabels { endpoint: endpoint.clone() })
-            .observe(took.as_secs_f64());
-        self.calls.get_or_create(&CallLabels { endpoint, result }).inc();
+        let find = || self.find(endpoint, result);
+        let usual = failed.is_none().then(|| self.usual.answered.get_or_init(find));
+        let found;
+        let of = match usual.filter(|usual| usual.endpoint == endpoint) {
+            Some(usual) => usual,
+            None => {
+                found = find();
+                &found
+            }
+        };
+        of.took.observe(took.as_secs_f64());
+        of.calls.inc();
+    }
+
+    fn find(&self, endpoint: &str, result: &'static str) -> Answered {
+        let endpoint = self.bounded(endpoint);
+        Answered {
+            took: self.call_duration.get_or_create_owned(&EndpointLabels { endpoint: endpoint.clone() }),
+            calls: self.calls.get_or_create_owned(&CallLabels { endpoint: endpoint.clone(), result }),
+            endpoint,
+        }
     }
 
     fn bounded(&self, endpoint: &str) -> String {
@@ -245,8 +282,10 @@ impl Metrics {
 
     /// What a call is known to have taken.
     pub fn billed(&self, prompt_tokens: u64, completion_tokens: u64, cost: Money) {
-        self.tokens.get_or_create(&KindLabels { kind: "prompt" }).inc_by(prompt_tokens);
-        self.tokens.get_or_create(&KindLabels { kind: "completion" }).inc_by(completion_tokens);
+        let find = |kind| self.tokens.get_or_create_owned(&KindLabels { kind });
+        let [read, written] = self.usual.tokens.get_or_init(|| [find("prompt"), find("completion")]);
+        read.inc_by(prompt_tokens);
+        written.inc_by(completion_tokens);
         self.cost_usd.inc_by(cost.usd());
     }
 

@@ -21,17 +21,17 @@ pub const FAILURES_FILE: &str = "failed_products.jsonl";
 /// Input that is no product.
 pub const REJECTS_FILE: &str = "rejected_products.jsonl";
 
-/// A line of the journal.
+/// A line of the journal; `R` is raw JSON, owned or borrowed.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ResultLine {
+pub struct ResultLine<R = Box<RawValue>> {
     /// The product's id, unique in its catalog.
     pub id: String,
     /// Its place in the input, from 1.
     pub seq: u64,
     /// The product, as it was read.
-    pub product: Box<RawValue>,
+    pub product: R,
     /// What the model said, checked against the job's schema.
-    pub analysis: Box<RawValue>,
+    pub analysis: R,
     /// How the analysis came about.
     pub meta: Meta,
 }

@@ -56,8 +56,8 @@ impl Signature {
         Outcome::Completed(Line::of_result(&ResultLine {
             id: task.id.clone(),
             seq: task.seq,
-            product: task.product.clone(),
-            analysis,
+            product: &*task.product,
+            analysis: &*analysis,
             meta: Meta {
                 endpoint: by.endpoint,
                 shortened,

@@ -368,7 +368,7 @@ impl Scanner<'_> {
         let broker = self.broker;
         self.in_flight.push(Box::pin(async move {
             let span = Span::publish(&task.id);
-            (size_bytes, span.scope(broker.publish_task(&task)).await)
+            (size_bytes, span.scope(broker.publish_task(task)).await)
         }));
         Ok(())
     }

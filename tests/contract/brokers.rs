@@ -63,7 +63,7 @@ async fn nothing_comes<M>(consumer: &mut Box<dyn Consumer<M>>) {
 
 async fn what_is_published_is_delivered_whole(broker: &dyn Broker) {
     let sent = task("a");
-    broker.publish_task(&sent).await.unwrap();
+    broker.publish_task(sent.clone()).await.unwrap();
     let mut tasks = broker.tasks(4).await.unwrap();
     let got = next(&mut tasks).await;
     assert_eq!(got.message.encode(), sent.encode());
@@ -72,7 +72,7 @@ async fn what_is_published_is_delivered_whole(broker: &dyn Broker) {
 
 async fn an_acknowledged_task_does_not_come_again(broker: &dyn Broker) {
     for id in ["a", "b"] {
-        broker.publish_task(&task(id)).await.unwrap();
+        broker.publish_task(task(id)).await.unwrap();
     }
     let mut tasks = broker.tasks(4).await.unwrap();
     for id in ["a", "b"] {
@@ -85,7 +85,7 @@ async fn an_acknowledged_task_does_not_come_again(broker: &dyn Broker) {
 }
 
 async fn a_task_that_is_retried_comes_again_as_it_now_is(broker: &dyn Broker) {
-    broker.publish_task(&task("a")).await.unwrap();
+    broker.publish_task(task("a")).await.unwrap();
     let mut tasks = broker.tasks(4).await.unwrap();
     let mut got = next(&mut tasks).await;
     got.message.attempts = 3;
@@ -98,12 +98,12 @@ async fn a_task_that_is_retried_comes_again_as_it_now_is(broker: &dyn Broker) {
 }
 
 async fn a_delay_is_waited_for(broker: &dyn Broker) {
-    broker.publish_task(&task("a")).await.unwrap();
+    broker.publish_task(task("a")).await.unwrap();
     let mut tasks = broker.tasks(4).await.unwrap();
     let asked = tokio::time::Instant::now();
     next(&mut tasks).await.retry_later(Duration::from_secs(2)).await.unwrap();
     // Others go on meanwhile.
-    broker.publish_task(&task("b")).await.unwrap();
+    broker.publish_task(task("b")).await.unwrap();
     let other = next(&mut tasks).await;
     assert_eq!(other.message.id, "b");
     other.ack().await.unwrap();
@@ -134,7 +134,7 @@ async fn waiting_for_a_message_can_be_given_up_without_losing_one(broker: &dyn B
                 .await
                 .map(|_| panic!("nothing was published"));
         }
-        broker.publish_task(&task(&number.to_string())).await.unwrap();
+        broker.publish_task(task(&number.to_string())).await.unwrap();
         let got = next(&mut tasks).await;
         assert_eq!(got.message.id, number.to_string());
         got.ack().await.unwrap();
@@ -147,7 +147,7 @@ async fn waiting_for_a_message_can_be_given_up_without_losing_one(broker: &dyn B
 async fn what_a_dead_consumer_had_comes_again_to_another() {
     let run = fresh_run("dead-consumer");
     let (first, second) = (rabbit(&run), rabbit(&run));
-    first.publish_task(&task("a")).await.unwrap();
+    first.publish_task(task("a")).await.unwrap();
     let mut tasks = first.tasks(4).await.unwrap();
     let held = next(&mut tasks).await;
     let mut others = second.tasks(4).await.unwrap();
@@ -163,7 +163,7 @@ async fn a_closed_consumer_gives_back_what_it_fetched() {
     let run = fresh_run("closed-consumer");
     let broker = rabbit(&run);
     for number in 0..5 {
-        broker.publish_task(&task(&number.to_string())).await.unwrap();
+        broker.publish_task(task(&number.to_string())).await.unwrap();
     }
     let mut tasks = broker.tasks(10).await.unwrap();
     let held = next(&mut tasks).await;
@@ -239,7 +239,7 @@ async fn thousands_of_publishes_at_once_are_all_confirmed() {
     let mut publishes = tokio::task::JoinSet::new();
     for number in 0..3_000 {
         let broker = broker.clone();
-        publishes.spawn(async move { broker.publish_task(&task(&number.to_string())).await.unwrap() });
+        publishes.spawn(async move { broker.publish_task(task(&number.to_string())).await.unwrap() });
     }
     timeout(DEADLINE, publishes.join_all()).await.expect("all confirmed in time");
     let mut tasks = broker.tasks(500).await.unwrap();

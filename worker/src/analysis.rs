@@ -197,7 +197,7 @@ impl Analyst {
         &self,
         task: &mut Task,
         account: &mut Account,
-        token: &ClaimToken,
+        (product, token): (IdHash, &ClaimToken),
         services: Services<'_>,
     ) -> anyhow::Result<Verdict> {
         let job = self.job();
@@ -233,7 +233,7 @@ impl Analyst {
             number += 1;
             let (most, before) = (question.most(), account.unknown_to_ledger(task));
             let call = Call { number, most, before, is_beside: false };
-            if let Some(verdict) = self.begin((task.hash(), token), &call, &question.route, services).await? {
+            if let Some(verdict) = self.begin((product, token), &call, &question.route, services).await? {
                 return Ok(verdict);
             }
             account.settle(task);
@@ -245,12 +245,12 @@ impl Analyst {
             crash::point_of(Point::WorkerAnswered, &task.id);
             task.spent.add(&called.bill);
             account.unseen = called.unseen;
-            let lesson = self.heed(&called, task.hash(), services).await?;
+            let lesson = self.heed(&called, product, services).await?;
             let Called { answer, latency, route, .. } = called;
             if answer.is_err() && job.limits.budget.is_some() {
                 // Others may wait for this money in the place that this product needs next.
                 let cost = account.unknown_to_ledger(task);
-                services.ledger.end_call((task.hash(), token), cost).await?;
+                services.ledger.end_call((product, token), cost).await?;
                 account.settle(task);
             }
             let failure = match answer {

@@ -69,7 +69,7 @@ impl Conversation {
                 "Answer with one JSON value that this JSON schema allows, and with nothing else.\nJSON schema:\n{schema}"
             );
             match messages.first_mut() {
-                Some(first) => first.content = format!("{}\n\n{rule}", first.content),
+                Some(first) => first.content = format!("{}\n\n{rule}", first.content).into(),
                 None => messages.push(Message::new("user", rule)),
             }
         }
@@ -153,7 +153,7 @@ impl Conversation {
                      nothing else.",
                     failure.message.trim_end_matches('.')
                 );
-                self.further.push(Message::new("assistant", shown.to_owned()));
+                self.further.push(Message::new("assistant", shown));
                 self.further.push(Message::new("user", correction));
                 true
             }

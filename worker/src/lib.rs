@@ -236,7 +236,8 @@ async fn work(
             Ok(Some(delivery)) => {
                 silence.ends();
                 let desk = Arc::clone(desk);
-                running.spawn(async move { desk.process(delivery, place).await });
+                // Boxed where it is made: else it is copied on its way to the runtime, all 4 KB of it, more than once.
+                running.spawn(Box::pin(async move { desk.process(delivery, place).await }));
             }
             Ok(None) => break,
             Err(error) => {

@@ -18,8 +18,8 @@ use std::{
 use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
-    Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderValue},
+    Method, Request, Response, StatusCode,
+    header::{HeaderName, HeaderValue},
 };
 use shelfmill_pipeline::{
     failure::FailureClass,
@@ -50,7 +50,7 @@ pub(crate) const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// OpenAI takes request ids of up to 512 characters.
 const MAX_REQUEST_ID_BYTES: usize = 500;
-const REQUEST_ID_HEADER: &str = "x-client-request-id";
+const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-client-request-id");
 
 /// Why a call gave no analysis.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,14 +131,12 @@ impl ModelClient {
             Ok((client, turn)) => (turn, client),
             Err(error) => return CallFailure::new(FailureClass::Network, format!("{error:#}")).into(),
         };
-        let call = client
-            .post(endpoint.url())
-            .headers(key.headers().clone())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(REQUEST_ID_HEADER, request_id(id, number))
-            .body(request.clone());
+        let mut call = Request::new(Method::POST, endpoint.url());
+        call.headers_mut().clone_from(key.headers());
+        call.headers_mut().insert(REQUEST_ID_HEADER, request_id(id, number));
+        *call.body_mut() = Some(request.clone().into());
         let exchange = async {
-            let response = match call.send().await {
+            let response = match client.execute(call).await {
                 Ok(response) => response,
                 Err(error) => return broken(&error).into(),
             };
@@ -180,13 +178,13 @@ async fn refused(status: StatusCode, response: Response, key: &Key) -> CallFailu
 }
 
 /// Names the product and the call, for the provider's support and for the simulator.
-fn request_id(id: &str, number: u32) -> String {
-    let id = utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
-    if id.len() > MAX_REQUEST_ID_BYTES {
-        format!("{:?}/{number}", IdHash::of(&id))
-    } else {
-        format!("{id}/{number}")
+fn request_id(id: &str, number: u32) -> HeaderValue {
+    let mut name = utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
+    if name.len() > MAX_REQUEST_ID_BYTES {
+        name = format!("{:?}", IdHash::of(&name));
     }
+    // Letters, digits and `%`: there is nothing that a header cannot have.
+    HeaderValue::try_from(format!("{name}/{number}")).unwrap_or(HeaderValue::from_static("unnamed"))
 }
 
 /// What was read of a body.

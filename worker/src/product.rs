@@ -245,7 +245,7 @@ impl Desk {
         } else {
             let services =
                 Services { model: &self.model, ledger: self.ledger.as_ref(), stopper: &self.stopper };
-            analyst.analyse(&mut delivery.message, &mut account, &token, services).await?
+            analyst.analyse(&mut delivery.message, &mut account, (product, &token), services).await?
         };
         drop(company);
         let cost = account.unknown_to_ledger(&delivery.message);

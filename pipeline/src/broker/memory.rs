@@ -77,12 +77,10 @@ impl MemoryBroker {
 
 #[async_trait]
 impl Broker for MemoryBroker {
-    async fn publish_task(&self, task: &Task) -> Result<(), BrokerError> {
+    async fn publish_task(&self, task: Task) -> Result<(), BrokerError> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| BrokerError::Closed)?;
         self.counts.ready.fetch_add(1, Ordering::Relaxed);
-        self.tasks
-            .send(Queued { task: task.clone(), trace: Parent::current(), place })
-            .map_err(|_| BrokerError::Closed)
+        self.tasks.send(Queued { task, trace: Parent::current(), place }).map_err(|_| BrokerError::Closed)
     }
 
     async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError> {

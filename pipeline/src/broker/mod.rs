@@ -86,7 +86,7 @@ pub enum BrokerError {
 #[async_trait]
 pub trait Broker: Send + Sync {
     /// Publishes a task; safe when this returns.
-    async fn publish_task(&self, task: &Task) -> Result<(), BrokerError>;
+    async fn publish_task(&self, task: Task) -> Result<(), BrokerError>;
     /// Publishes an outcome; safe when this returns.
     async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError>;
     /// Whether an outcome that is published now is going to be safe in a moment, since others were a moment ago.

@@ -15,7 +15,7 @@ pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: &'static str,
     /// What it says.
-    pub content: String,
+    pub content: Arc<str>,
     /// What it shows, after that.
     pub images: Vec<Arc<Image>>,
 }
@@ -32,8 +32,8 @@ pub struct Image {
 impl Message {
     /// A text alone.
     #[must_use]
-    pub const fn new(role: &'static str, content: String) -> Self {
-        Self { role, content, images: Vec::new() }
+    pub fn new(role: &'static str, content: impl Into<Arc<str>>) -> Self {
+        Self { role, content: content.into(), images: Vec::new() }
     }
 }
 
@@ -50,7 +50,7 @@ impl Serialize for Message {
         let mut message = serializer.serialize_struct("Message", 2)?;
         message.serialize_field("role", self.role)?;
         if self.images.is_empty() {
-            message.serialize_field("content", &self.content)?;
+            message.serialize_field("content", &*self.content)?;
         } else {
             message.serialize_field("content", &Parts(self))?;
         }
@@ -76,7 +76,7 @@ impl Serialize for Parts<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(message) = self;
         let mut parts = serializer.serialize_seq(Some(1 + message.images.len()))?;
-        parts.serialize_element(&json!({"type": "text", "text": message.content}))?;
+        parts.serialize_element(&json!({"type": "text", "text": &*message.content}))?;
         for image in &message.images {
             let image_url = ImageUrl { url: &image.data_url };
             parts.serialize_element(&ImagePart { r#type: "image_url", image_url })?;
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_message_is_a_text_or_parts() {
-        let mut message = Message::new("user", "a \"mug\"".to_owned());
+        let mut message = Message::new("user", "a \"mug\"");
         let written = |message: &Message| serde_json::to_string(message).unwrap();
         assert_eq!(written(&message), r#"{"role":"user","content":"a \"mug\""}"#);
         let data_url = "data:image/png;base64,AAAA".to_owned();

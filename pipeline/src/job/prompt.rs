@@ -3,6 +3,8 @@
 //! Templates are compiled once. Undefined fields are errors, not empty strings: a prompt with a hole in it
 //! costs as much as a good one. Products are data: no template syntax in a product is ever evaluated.
 
+use std::sync::Arc;
+
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde_json::value::RawValue;
 
@@ -26,7 +28,7 @@ pub struct Prompt {
 enum System {
     None,
     /// The same for all products.
-    Constant(String),
+    Constant(Arc<str>),
     Rendered,
 }
 
@@ -85,13 +87,13 @@ impl Prompt {
     }
 
     /// One that names neither product nor id. What goes wrong in it is told where products are.
-    fn constant_system(&self) -> Option<String> {
+    fn constant_system(&self) -> Option<Arc<str>> {
         let template = self.environment.get_template(SYSTEM).ok()?;
         let names_a_product = template
             .undeclared_variables(false)
             .iter()
             .any(|name| ["product", "id"].contains(&name.as_str()));
-        if names_a_product { None } else { template.render(()).ok() }
+        if names_a_product { None } else { template.render(()).ok().map(Arc::from) }
     }
 
     /// Filters, tests and functions that do not exist show only when a template runs: it runs once, over a
@@ -143,7 +145,7 @@ impl Prompt {
         let mut messages = Vec::with_capacity(2);
         match &self.system {
             System::None => {}
-            System::Constant(content) => messages.push(Message::new("system", content.clone())),
+            System::Constant(content) => messages.push(Message::new("system", Arc::clone(content))),
             System::Rendered => messages.push(Message::new("system", render(SYSTEM)?)),
         }
         messages.push(Message::new("user", render(USER)?));
@@ -167,14 +169,14 @@ mod tests {
     fn a_product_is_data_and_never_a_template() {
         let prompt = Prompt::compile(&templates("{{ id }}: {{ product.title }}")).unwrap();
         let messages = prompt.render("7", &product(r#"{"title":"{{ id }} <b>&</b>"}"#)).unwrap();
-        assert_eq!(messages[0].content, "7: {{ id }} <b>&</b>");
+        assert_eq!(&*messages[0].content, "7: {{ id }} <b>&</b>");
     }
 
     #[test]
     fn fields_keep_their_order() {
         let prompt = Prompt::compile(&templates("{{ product | tojson }}")).unwrap();
         let messages = prompt.render("7", &product(r#"{"z":1,"a":"<b>&</b>"}"#)).unwrap();
-        assert_eq!(messages[0].content, r#"{"z":1,"a":"<b>&</b>"}"#);
+        assert_eq!(&*messages[0].content, r#"{"z":1,"a":"<b>&</b>"}"#);
     }
 
     #[test]

@@ -77,6 +77,13 @@ fn messages_look_as_they_did() {
         Spent { calls: 2, prompt_tokens: 620, completion_tokens: 240, repeated_calls: 1, ..Spent::default() };
     let task = Task { attempts: 1, spent, ..Task::new("SM-1".to_owned(), 1, product()) };
     assert_golden(&task, 1, include_str!("../../golden/task.v1.json"));
+    for (outcome, golden) in [
+        (completed(), include_str!("../../golden/completed.v1.json")),
+        (failed(), include_str!("../../golden/failed.v1.json")),
+        (rejected(), include_str!("../../golden/rejected.v1.json")),
+    ] {
+        assert_eq!(String::from_utf8(outcome.encode()).unwrap(), golden.trim_end());
+    }
     assert_golden(&completed(), 1, include_str!("../../golden/completed.v1.json"));
     assert_golden(&failed(), 1, include_str!("../../golden/failed.v1.json"));
     assert_golden(&rejected(), 1, include_str!("../../golden/rejected.v1.json"));

@@ -48,7 +48,7 @@ fn a_violation_is_shown_to_the_model_as_often_as_the_job_says() {
         messages.iter().map(|message| message.role).collect::<Vec<_>>(),
         ["system", "user", "assistant", "user"]
     );
-    assert_eq!(messages[2].content, "{\"tags\":null}");
+    assert_eq!(&*messages[2].content, "{\"tags\":null}");
     assert!(
         messages[3].content.contains("at /tags: null is not an array. Answer again"),
         "{}",
@@ -114,7 +114,7 @@ fn begin_with_image(job: &Job, product: &Value) -> Conversation {
 fn where_the_server_takes_no_schema_the_prompt_has_it() {
     let conversation = begin(&job(), &json!({"a": 1}));
     let schema = json!({"type": "object"});
-    assert_eq!(conversation.messages(Structured::JsonSchema, &schema)[0].content, "Be brief.");
+    assert_eq!(&*conversation.messages(Structured::JsonSchema, &schema)[0].content, "Be brief.");
     for structured in [Structured::JsonObject, Structured::None] {
         let messages = conversation.messages(structured, &schema);
         assert_eq!(messages.len(), 2);

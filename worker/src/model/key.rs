@@ -1,17 +1,24 @@
 //! A provider's key: part of a header marked as sensitive, and of nothing else.
 
 use memchr::memmem;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 /// Shorter keys are placeholders for servers that want none ("none", "EMPTY"), and words that answers may have.
 const LEAST_KEY_BYTES: usize = 16;
 
 /// What a server is shown; nothing, where it wants none.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Key {
     secret: Option<SecretString>,
     headers: HeaderMap,
+}
+
+impl Default for Key {
+    fn default() -> Self {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        Self { secret: None, headers }
+    }
 }
 
 impl Key {
@@ -19,9 +26,12 @@ impl Key {
         let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose_secret().trim()))
             .map_err(|_| anyhow::anyhow!("the API key has characters that no key has"))?;
         value.set_sensitive(true);
-        Ok(Self { secret: Some(secret), headers: HeaderMap::from_iter([(AUTHORIZATION, value)]) })
+        let mut key = Self { secret: Some(secret), ..Self::default() };
+        key.headers.insert(AUTHORIZATION, value);
+        Ok(key)
     }
 
+    /// What every call with it begins with.
     pub(super) const fn headers(&self) -> &HeaderMap {
         &self.headers
     }

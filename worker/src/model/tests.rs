@@ -23,7 +23,7 @@ async fn call(server: &MockServer, deadline: Duration) -> Result<Vec<u8>, CallFa
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = ModelClient::new(4, 0).unwrap();
     let endpoint = endpoint(&server.uri());
-    let messages = [Message::new("user", "hello".into())];
+    let messages = [Message::new("user", "hello")];
     client
         .call(
             (&endpoint, &key()),

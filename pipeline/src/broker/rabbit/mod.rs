@@ -127,7 +127,7 @@ impl RabbitBroker {
 
 #[async_trait]
 impl Broker for RabbitBroker {
-    async fn publish_task(&self, task: &Task) -> Result<(), BrokerError> {
+    async fn publish_task(&self, task: Task) -> Result<(), BrokerError> {
         let trace = [Parent::current()];
         self.shared.publish(&self.shared.topology.tasks, &task.encode(), &trace, None).await
     }

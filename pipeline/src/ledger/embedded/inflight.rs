@@ -2,8 +2,8 @@
 //! can say what was paid twice, and a product that ends each process is found out.
 //!
 //! A file of 16-byte slots: a product's first call writes its hash into a free one and each call counts itself there, the record
-//! of the product's line clears it, together with those of the same batch. A call is in the file before it is made; what else
-//! has changed goes with the next call, or with the next record. Nothing is fsynced (a killed process leaves its writes with
+//! of the product's line clears it, together with those of the same batch. A call is in the file before it is made, with
+//! those that are begun at the same time; what else has changed goes with the next call, or with the next record. Nothing is fsynced (a killed process leaves its writes with
 //! the kernel; after a power cut the counts may be short), and a torn or foreign file only makes the counts wrong, never
 //! the results.
 
@@ -101,13 +101,12 @@ impl Inflight {
         (grant, noted)
     }
 
-    /// Notes that the claim's so manieth call is about to be made.
+    /// Notes that the claim's so manieth call is about to be made, once [`Inflight::write`] has brought it into the file.
     pub(super) fn call(&mut self, product: &IdHash, number: u32) -> io::Result<()> {
         let slot = self.slots.get(product).copied();
         let slot = slot.unwrap_or_else(|| Slot { index: self.free_slot(), ..Slot::default() });
         let begun = slot.begun.max(u8::try_from(number).unwrap_or(u8::MAX));
-        self.keep(*product, Slot { begun, ..slot })?;
-        self.write()
+        self.keep(*product, Slot { begun, ..slot })
     }
 
     /// Nobody has the product now, and no call is under way: it is answered, or waits for another try, and its calls are known
@@ -189,6 +188,7 @@ mod tests {
         second.call(&b, 1).unwrap();
         second.call(&b, 2).unwrap();
         second.call(&c, 1).unwrap();
+        second.write().unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * 16, "free slots are used again");
         second.leave(&c).unwrap();
         second.leave(&a).unwrap();
@@ -219,6 +219,7 @@ mod tests {
         let grant = second.claim(product).0;
         assert_eq!((grant.lost_claims, grant.lost_calls), (0, 2), "nobody had it, and its task is gone");
         second.call(&product, 1).unwrap();
+        second.write().unwrap();
         drop(second);
         let mut third = Inflight::open(&path).unwrap();
         let _ = third.claim(product);
@@ -235,10 +236,12 @@ mod tests {
         for product in &products {
             first.call(product, 1).unwrap();
         }
+        first.write().unwrap();
         for n in [0, 1_999, 7, 1_000, 1_001] {
             first.rest(&products[n]).unwrap();
         }
         first.call(&IdHash::of("next"), 1).unwrap();
+        first.write().unwrap();
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
         let lost_claims = |n: usize, second: &mut Inflight| second.claim(products[n]).0.lost_claims;

@@ -116,6 +116,7 @@ impl Inner {
         Grant { changes, ..grant }
     }
 
+    /// In the file once [`Self::write_notes`] was called.
     pub(super) fn note_call(&mut self, product: &IdHash, number: u32) {
         let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.call(product, number));
         self.forgive(noted);
@@ -130,6 +131,11 @@ impl Inner {
     /// Nobody is at the product.
     pub(super) fn note_rest(&mut self, product: &IdHash) {
         self.note_answer(product);
+        self.write_notes();
+    }
+
+    /// Brings what was noted into the file.
+    pub(super) fn write_notes(&mut self) {
         let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.write());
         self.forgive(noted);
     }

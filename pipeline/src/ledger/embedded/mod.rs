@@ -91,6 +91,44 @@ impl EmbeddedLedger {
         self.lock().changes.insert(product, changes);
     }
 
+    /// Whether the call may be made now, and is noted then, but not yet in the file.
+    fn take_turn(&self, product: IdHash, token: &ClaimToken, call: &Call, limits: &Limits) -> Turn {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(held) = inner.claims.get_mut(&product).filter(|held| held.token == token) else {
+            return Turn::Lost;
+        };
+        let is_new = held.begun < call.number;
+        if is_new && held.hold > Money::ZERO && !call.is_beside {
+            // The call before has ended: what it held is free, for this one and for others.
+            inner.money_held = inner.money_held.less(held.hold);
+            inner.money_spent = inner.money_spent.plus(call.before);
+            held.hold = Money::ZERO;
+        }
+        if inner.halt.is_some() {
+            return Turn::Halted;
+        }
+        if is_new {
+            // Nobody knows what the calls that were cut off have cost.
+            for _ in 0..std::mem::take(&mut held.lost_calls) {
+                inner.money_spent = inner.money_spent.plus(call.most);
+            }
+            if let Some(budget) = limits.budget_money() {
+                if inner.money_spent.plus(call.most) > budget {
+                    return Turn::OverBudget;
+                }
+                if inner.money_spent.plus(inner.money_held).plus(call.most) > budget {
+                    return Turn::After(BUDGET_POLL);
+                }
+            }
+            held.begun = call.number;
+            held.hold = held.hold.plus(call.most);
+            inner.money_held = inner.money_held.plus(call.most);
+        }
+        inner.note_call(&product, call.number);
+        Turn::Now
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -280,12 +318,15 @@ impl Ledger for EmbeddedLedger {
     ) -> Result<Kept, LedgerError> {
         let copy = outcome.clone();
         let mut inner = self.lock();
-        if inner.is_held_by(&product, token) {
+        let is_held = inner.is_held_by(&product, token);
+        if is_held {
             inner.end_claim(&product, Some(cost));
         }
         // No call is under way any more: what ends the process from here on is not the product.
         inner.note_answer(&product);
-        match inner.state(&product) {
+        // Who holds a claim has an open product: a record ends it.
+        let state = if is_held { State::Open } else { inner.state(&product) };
+        match state {
             State::Completed => return Ok(Kept::Done),
             State::Failed => {}
             State::Open => {
@@ -333,40 +374,13 @@ impl Ledger for EmbeddedLedger {
         call: &Call,
         limits: &Limits,
     ) -> Result<Turn, LedgerError> {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let Some(held) = inner.claims.get_mut(&product).filter(|held| held.token == token) else {
-            return Ok(Turn::Lost);
-        };
-        let is_new = held.begun < call.number;
-        if is_new && held.hold > Money::ZERO && !call.is_beside {
-            // The call before has ended: what it held is free, for this one and for others.
-            inner.money_held = inner.money_held.less(held.hold);
-            inner.money_spent = inner.money_spent.plus(call.before);
-            held.hold = Money::ZERO;
+        let turn = self.take_turn(product, token, call, limits);
+        if turn == Turn::Now {
+            // What is begun at the same time is noted with the same write.
+            tokio::task::yield_now().await;
+            self.lock().write_notes();
         }
-        if inner.halt.is_some() {
-            return Ok(Turn::Halted);
-        }
-        if is_new {
-            // Nobody knows what the calls that were cut off have cost.
-            for _ in 0..std::mem::take(&mut held.lost_calls) {
-                inner.money_spent = inner.money_spent.plus(call.most);
-            }
-            if let Some(budget) = limits.budget_money() {
-                if inner.money_spent.plus(call.most) > budget {
-                    return Ok(Turn::OverBudget);
-                }
-                if inner.money_spent.plus(inner.money_held).plus(call.most) > budget {
-                    return Ok(Turn::After(BUDGET_POLL));
-                }
-            }
-            held.begun = call.number;
-            held.hold = held.hold.plus(call.most);
-            inner.money_held = inner.money_held.plus(call.most);
-        }
-        inner.note_call(&product, call.number);
-        Ok(Turn::Now)
+        Ok(turn)
     }
 
     async fn end_call(
