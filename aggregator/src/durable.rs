@@ -65,8 +65,8 @@ pub(crate) fn write_behind<T>(
 }
 
 /// A block of so many bytes is written at once, and so many wait for it.
-const BLOCK_BYTES: usize = 1024 * 1024;
-const BLOCKS_AHEAD: usize = 1;
+const BLOCK_BYTES: usize = 256 * 1024;
+const BLOCKS_AHEAD: usize = 2;
 
 /// What a thread writes.
 pub(crate) struct Behind {

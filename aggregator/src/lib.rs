@@ -283,7 +283,9 @@ impl Aggregator {
                 }
             }
             if self.is_complete {
-                self.settle_repeats(broker, outcomes.as_mut()).await?;
+                if broker.repeats() {
+                    self.settle_repeats(broker, outcomes.as_mut()).await?;
+                }
                 outcomes.close().await?;
                 self.look().await?;
                 return Ok(Status::Complete);

@@ -93,6 +93,10 @@ impl Broker for MemoryBroker {
         false
     }
 
+    fn repeats(&self) -> bool {
+        false
+    }
+
     async fn tasks(&self, _prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
         let source = self.task_source.lock().await.take().ok_or(BrokerError::Closed)?;
         Ok(Box::new(Tasks { source, sender: self.tasks.downgrade(), counts: Arc::clone(&self.counts) }))

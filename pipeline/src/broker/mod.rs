@@ -91,6 +91,8 @@ pub trait Broker: Send + Sync {
     async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError>;
     /// Whether an outcome that is published now is going to be safe in a moment, since others were a moment ago.
     fn takes_at_once(&self) -> bool;
+    /// Whether a message may come more than once.
+    fn repeats(&self) -> bool;
     /// Consumes tasks, at most `prefetch` unsettled at a time.
     async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError>;
     /// Consumes outcomes; of several consumers one gets them, the others stand by.

@@ -1,7 +1,7 @@
 //! Why the ledger could not do what it was asked.
 
 /// Why the ledger could not do what it was asked. None of these mends itself.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The URL cannot be read or the login was refused.
     #[error("Redis at {at} refuses the connection: {reason}; look at the user and password in --redis-url")]
@@ -52,7 +52,7 @@ pub enum LedgerError {
         file: String,
         /// The system's words.
         #[source]
-        source: std::io::Error,
+        source: std::sync::Arc<std::io::Error>,
     },
     /// The process is ending and does not wait any longer.
     #[error("stopped while waiting for the ledger")]

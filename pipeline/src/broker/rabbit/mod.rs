@@ -141,6 +141,10 @@ impl Broker for RabbitBroker {
         self.outbox.get().is_some_and(Outbox::is_quick)
     }
 
+    fn repeats(&self) -> bool {
+        true
+    }
+
     async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
         self.consume(&self.shared.topology.tasks, prefetch).await
     }

@@ -62,8 +62,8 @@ impl EmbeddedLedger {
     /// From now on keeps in this file which calls are under way; what it holds was cut off by a kill.
     pub fn watch_inflight(&self, path: &Path) -> Result<(), LedgerError> {
         let file = path.display().to_string();
-        let inflight =
-            Inflight::open(path).map_err(|source| LedgerError::File { file: file.clone(), source })?;
+        let inflight = Inflight::open(path)
+            .map_err(|source| LedgerError::File { file: file.clone(), source: source.into() })?;
         self.lock().inflight = Some((inflight, file));
         Ok(())
     }
@@ -71,7 +71,8 @@ impl EmbeddedLedger {
     /// From now on keeps the answers to prompts in this file; those that it holds are known.
     pub fn keep_prompts(&self, path: &Path) -> Result<(), LedgerError> {
         let file = path.display().to_string();
-        let prompts = Prompts::open(path).map_err(|source| LedgerError::File { file, source })?;
+        let prompts =
+            Prompts::open(path).map_err(|source| LedgerError::File { file, source: source.into() })?;
         self.lock().prompts = Some(prompts);
         Ok(())
     }

@@ -1,12 +1,13 @@
--- Notes that a call of a claimed product begins, and holds what it can cost. KEYS: pace, claims, run. ARGV: product, token,
--- number of the call under this claim, billionths of a dollar it can cost, what the call before it has cost, the budget
+-- Notes that calls of claimed products begin, and holds what they can cost. KEYS: pace, claims, run. ARGV, of each: product,
+-- token, number of the call under this claim, billionths of a dollar it can cost, what the call before it has cost, the budget
 -- ('': none), '1' where the call before is still under way and keeps what it holds.
--- Returns 0 where the call may begin; else after how many ms to ask again; -1 where the claim is somebody else's or gone,
--- -2 where the run has paused by itself, -3 where the budget has no room for the call, whatever the calls under way turn
+-- Returns for each 0 where the call may begin; else after how many ms to ask again; -1 where the claim is somebody else's or
+-- gone, -2 where the run has paused by itself, -3 where the budget has no room for the call, whatever the calls under way turn
 -- out to cost. What claims hold that have run out counts as spent: their products may wait behind all others, and until they
 -- are claimed again nobody else would find it.
 local BUDGET_POLL_MS, SWEPT_EVERY_MS = 250, 5000
-local function sweep(pace, claims)
+local pace, claims = KEYS[1], KEYS[2]
+local function sweep()
     local time = redis.call('TIME')
     local now = time[1] * 1000 + math.floor(time[2] / 1000)
     if now - (tonumber(redis.call('HGET', pace, 'swept')) or 0) < SWEPT_EVERY_MS then return end
@@ -21,33 +22,40 @@ local function sweep(pace, claims)
         end
     end
 end
-local held = redis.call('HGET', KEYS[2], ARGV[1])
-local head, begun, hold, token
-if held then head, begun, hold, token = held:match('^(%d+ %d+ %d+) (%d+) (%d+) (.*)$') end
-if token ~= ARGV[2] then return -1 end
-begun, hold = tonumber(begun), tonumber(hold)
-local is_new = begun < tonumber(ARGV[3])
-local is_beside = ARGV[7] == '1'
-if is_new and hold > 0 and not is_beside then
-    -- The call before has ended: what it held is free, for this one and for others.
-    redis.call('HINCRBY', KEYS[1], 'held', '-' .. string.format('%d', hold))
-    redis.call('HINCRBY', KEYS[1], 'spent', ARGV[5])
-    hold = 0
-    redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d 0 %s', head, begun, token))
-end
-if redis.call('HEXISTS', KEYS[3], 'halt') == 1 then return -2 end
-if is_new then
-    local most = tonumber(ARGV[4])
-    if ARGV[6] ~= '' then
-        local money = redis.call('HMGET', KEYS[1], 'spent', 'held')
-        local room = ARGV[6] - (tonumber(money[1]) or 0) - most
-        if room < 0 then return -3 end
-        if room < (tonumber(money[2]) or 0) then
-            sweep(KEYS[1], KEYS[2])
-            return BUDGET_POLL_MS
-        end
+local is_halted = redis.call('HEXISTS', KEYS[3], 'halt') == 1
+local function begin(product, asker, number, most, before, budget, is_beside)
+    local held = redis.call('HGET', claims, product)
+    local head, begun, hold, token
+    if held then head, begun, hold, token = held:match('^(%d+ %d+ %d+) (%d+) (%d+) (.*)$') end
+    if token ~= asker then return -1 end
+    begun, hold = tonumber(begun), tonumber(hold)
+    local is_new = begun < tonumber(number)
+    if is_new and hold > 0 and not is_beside then
+        -- The call before has ended: what it held is free, for this one and for others.
+        redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
+        redis.call('HINCRBY', pace, 'spent', before)
+        hold = 0
+        redis.call('HSET', claims, product, string.format('%s %d 0 %s', head, begun, token))
     end
-    if most > 0 then redis.call('HINCRBY', KEYS[1], 'held', ARGV[4]) end
-    redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %d %d %s', head, ARGV[3], hold + most, token))
+    if is_halted then return -2 end
+    if is_new then
+        if budget ~= '' then
+            local money = redis.call('HMGET', pace, 'spent', 'held')
+            local room = budget - (tonumber(money[1]) or 0) - most
+            if room < 0 then return -3 end
+            if room < (tonumber(money[2]) or 0) then
+                sweep()
+                return BUDGET_POLL_MS
+            end
+        end
+        if tonumber(most) > 0 then redis.call('HINCRBY', pace, 'held', most) end
+        redis.call('HSET', claims, product, string.format('%s %d %d %s', head, number, hold + most, token))
+    end
+    return 0
 end
-return 0
+local replies = {}
+for i = 1, #ARGV, 7 do
+    local turn = begin(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6] == '1')
+    table.insert(replies, turn)
+end
+return replies

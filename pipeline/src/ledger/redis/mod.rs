@@ -11,6 +11,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,8 +20,8 @@ use redis::{AsyncCommands, ScriptInvocation};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, Kept, Ledger,
-    LedgerError, Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Version, Vitals,
+    Admission, Begun, Call, Claim, ClaimToken, Dialect, Done, Halt, JournalMark, Kept, Ledger, LedgerError,
+    Progress, PromptAnswer, PromptTurn, ScanCounts, State, Turn, Version, Vitals,
     pace::{Ask, Bucket, Permits, RateRefusal},
     pulse::{HEARD_WITHIN, Heard, Pulse},
 };
@@ -37,7 +38,8 @@ pub use client::RedisConfig;
 pub use failed::FailedProduct;
 use keys::{Keys, Scripts};
 pub use operate::{AtWork, Paused};
-use reply::{answer, changes, count, json, ms, parse, permits, spent_before, spent_text};
+use reply::{json, ms, parse, permits, spent_text};
+use steps::Steps;
 
 mod client;
 mod dialects;
@@ -48,15 +50,18 @@ mod outage;
 mod paused;
 mod prompts;
 mod reply;
+mod steps;
+mod together;
 
 /// How long a producer may be silent before another may take over.
 const SCAN_LEASE: Duration = Duration::from_secs(15);
 
 /// The memory of one run in Redis.
 pub struct RedisLedger {
-    connection: Connection,
-    keys: Keys,
-    scripts: Scripts,
+    connection: Arc<Connection>,
+    keys: Arc<Keys>,
+    scripts: Arc<Scripts>,
+    steps: Steps,
 }
 
 /// A worker's pulse, and which build it is.
@@ -71,9 +76,10 @@ impl RedisLedger {
     /// Checks the configuration; connects when first used.
     pub fn new(config: &RedisConfig, stopper: Stopper) -> Result<Self, LedgerError> {
         Ok(Self {
-            connection: Connection::new(config, stopper)?,
-            keys: Keys::of(&config.run),
-            scripts: Scripts::new(),
+            connection: Arc::new(Connection::new(config, stopper)?),
+            keys: Arc::new(Keys::of(&config.run)),
+            scripts: Arc::new(Scripts::new()),
+            steps: Steps::default(),
         })
     }
 
@@ -185,32 +191,7 @@ impl Ledger for RedisLedger {
         token: &ClaimToken,
         lease: Duration,
     ) -> Result<Claim, LedgerError> {
-        let reply: Vec<Vec<u8>> = self
-            .invoke(
-                self.scripts
-                    .claim
-                    .key(self.keys.bucket(&product))
-                    .key(&self.keys.claims)
-                    .key(&self.keys.answers)
-                    .key(&self.keys.spent)
-                    .key(&self.keys.pace)
-                    .arg(product.as_bytes())
-                    .arg(token)
-                    .arg(ms(lease)),
-            )
-            .await?;
-        match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
-            [b"done"] => Ok(Claim::Done),
-            [b"busy"] => Ok(Claim::Busy),
-            [b"granted", claims, calls, spent, changed] => Ok(Claim::Granted(Grant {
-                lost_claims: count(claims)?,
-                lost_calls: count(calls)?,
-                spent: spent_before(spent)?,
-                changes: changes(changed)?,
-            })),
-            [b"answered", outcome] => answer(outcome).map(Claim::Answered),
-            _ => Err(LedgerError::Unreadable { what: "claim" }),
-        }
+        self.ask_claim(product, token, lease).await
     }
 
     async fn renew(&self, claims: &[(IdHash, String)], lease: Duration) -> Result<(), LedgerError> {
@@ -252,29 +233,7 @@ impl Ledger for RedisLedger {
         cost: Money,
         late: Option<u32>,
     ) -> Result<Kept, LedgerError> {
-        let reply: Vec<Vec<u8>> = self
-            .invoke(
-                self.scripts
-                    .put_answer
-                    .key(self.keys.bucket(&product))
-                    .key(&self.keys.claims)
-                    .key(&self.keys.answers)
-                    .key(&self.keys.spent)
-                    .key(&self.keys.pace)
-                    .arg(product.as_bytes())
-                    .arg(token)
-                    .arg(outcome.encode())
-                    .arg(late.map(|calls| calls.to_string()).unwrap_or_default())
-                    .arg(cost.nanos()),
-            )
-            .await?;
-        match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
-            [b"kept"] => Ok(Kept::Yes),
-            [b"done"] => Ok(Kept::Done),
-            [b"earlier", earlier] => answer(earlier).map(Kept::Earlier),
-            [b"late", calls, spent] => Ok(Kept::Late { calls: count(calls)?, spent: spent_before(spent)? }),
-            _ => Err(LedgerError::Unreadable { what: "answer" }),
-        }
+        self.keep_answer((product, token), outcome, cost, late).await
     }
 
     async fn ask_prompt(
@@ -302,25 +261,11 @@ impl Ledger for RedisLedger {
 
     async fn begin_call(
         &self,
-        (product, token): (IdHash, &ClaimToken),
+        claim: (IdHash, &ClaimToken),
         call: &Call,
         limits: &Limits,
     ) -> Result<Turn, LedgerError> {
-        let mut script = self.scripts.begin_call.prepare_invoke();
-        script.key(&self.keys.pace).key(&self.keys.claims).key(&self.keys.run);
-        script.arg(product.as_bytes()).arg(token).arg(call.number);
-        script.arg(call.most.nanos()).arg(call.before.nanos());
-        script.arg(limits.budget_money().map_or(String::new(), |budget| budget.nanos().to_string()));
-        script.arg(if call.is_beside { "1" } else { "" });
-        match self.invoke::<i64>(&script).await? {
-            0 => Ok(Turn::Now),
-            -1 => Ok(Turn::Lost),
-            -2 => Ok(Turn::Halted),
-            -3 => Ok(Turn::OverBudget),
-            wait_ms => u64::try_from(wait_ms)
-                .map(|ms| Turn::After(Duration::from_millis(ms)))
-                .map_err(|_| LedgerError::Unreadable { what: "call" }),
-        }
+        self.ask_call(claim, *call, limits.budget_money()).await
     }
 
     async fn end_call(
@@ -396,7 +341,7 @@ impl Ledger for RedisLedger {
         after: &JournalMark,
     ) -> Result<bool, LedgerError> {
         let mut call = self.scripts.record.prepare_invoke();
-        let Keys { run, claims, answers, failures, spent, pace, .. } = &self.keys;
+        let Keys { run, claims, answers, failures, spent, pace, .. } = &*self.keys;
         call.key(run).key(claims).key(answers).key(failures).key(spent).key(pace);
         call.arg(before.map(json).unwrap_or_default()).arg(json(after));
         for done in done {

@@ -1,0 +1,194 @@
+//! The steps of every product, which workers ask for thousands of times a second: its claim, its calls, its answer. Those of a
+//! worker's products that are at the same step are asked together.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::FromRedisValue;
+
+use super::{
+    RedisLedger,
+    client::Connection,
+    keys::{Keys, Scripts},
+    reply::{answer, changes, count, ms, spent_before},
+    together::Together,
+};
+use crate::{
+    identity::IdHash,
+    ledger::{Call, Claim, ClaimToken, Grant, Kept, LedgerError, Turn},
+    message::Outcome,
+    money::Money,
+};
+
+/// What is asked at the same time.
+#[derive(Default)]
+pub(super) struct Steps {
+    claims: Together<ClaimAsked, Claim>,
+    calls: Together<CallAsked, Turn>,
+    answers: Together<AnswerPut, Kept>,
+}
+
+struct ClaimAsked {
+    product: IdHash,
+    token: String,
+    lease: Duration,
+}
+
+struct CallAsked {
+    product: IdHash,
+    token: String,
+    call: Call,
+    /// Billionths of a dollar.
+    budget: String,
+}
+
+struct AnswerPut {
+    product: IdHash,
+    token: String,
+    outcome: Vec<u8>,
+    late: String,
+    cost: Money,
+}
+
+/// What scripts are run with.
+#[derive(Clone)]
+struct Tools {
+    connection: Arc<Connection>,
+    keys: Arc<Keys>,
+    scripts: Arc<Scripts>,
+}
+
+impl Tools {
+    async fn invoke<T: FromRedisValue>(
+        &self,
+        script: &redis::ScriptInvocation<'_>,
+    ) -> Result<T, LedgerError> {
+        self.connection.run(|mut manager| async move { script.invoke_async(&mut manager).await }).await
+    }
+
+    async fn claim(self, asked: Vec<ClaimAsked>) -> Result<Vec<Claim>, LedgerError> {
+        let Keys { claims, answers, spent, pace, .. } = &*self.keys;
+        let mut script = self.scripts.claim.prepare_invoke();
+        script.key(claims).key(answers).key(spent).key(pace);
+        // They are all of one worker.
+        script.arg(asked.first().map_or(0, |asked| ms(asked.lease)));
+        for ClaimAsked { product, token, .. } in &asked {
+            script.key(self.keys.bucket(product)).arg(product.as_bytes()).arg(token);
+        }
+        self.invoke::<Vec<Vec<Vec<u8>>>>(&script).await?.iter().map(|reply| claim(reply)).collect()
+    }
+
+    async fn begin(self, asked: Vec<CallAsked>) -> Result<Vec<Turn>, LedgerError> {
+        let Keys { pace, claims, run, .. } = &*self.keys;
+        let mut script = self.scripts.begin_call.prepare_invoke();
+        script.key(pace).key(claims).key(run);
+        for CallAsked { product, token, call, budget } in &asked {
+            script.arg(product.as_bytes()).arg(token).arg(call.number);
+            script.arg(call.most.nanos()).arg(call.before.nanos()).arg(budget);
+            script.arg(if call.is_beside { "1" } else { "" });
+        }
+        self.invoke::<Vec<i64>>(&script).await?.into_iter().map(turn).collect()
+    }
+
+    async fn put(self, put: Vec<AnswerPut>) -> Result<Vec<Kept>, LedgerError> {
+        let Keys { claims, answers, spent, pace, .. } = &*self.keys;
+        let mut script = self.scripts.put_answer.prepare_invoke();
+        script.key(claims).key(answers).key(spent).key(pace);
+        for AnswerPut { product, token, outcome, late, cost } in &put {
+            script.key(self.keys.bucket(product)).arg(product.as_bytes()).arg(token);
+            script.arg(outcome.as_slice()).arg(late).arg(cost.nanos());
+        }
+        self.invoke::<Vec<Vec<Vec<u8>>>>(&script).await?.iter().map(|reply| kept(reply)).collect()
+    }
+}
+
+fn claim(reply: &[Vec<u8>]) -> Result<Claim, LedgerError> {
+    match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
+        [b"done"] => Ok(Claim::Done),
+        [b"busy"] => Ok(Claim::Busy),
+        [b"granted", claims, calls, spent, changed] => Ok(Claim::Granted(Grant {
+            lost_claims: count(claims)?,
+            lost_calls: count(calls)?,
+            spent: spent_before(spent)?,
+            changes: changes(changed)?,
+        })),
+        [b"answered", outcome] => answer(outcome).map(Claim::Answered),
+        _ => Err(LedgerError::Unreadable { what: "claim" }),
+    }
+}
+
+fn turn(reply: i64) -> Result<Turn, LedgerError> {
+    match reply {
+        0 => Ok(Turn::Now),
+        -1 => Ok(Turn::Lost),
+        -2 => Ok(Turn::Halted),
+        -3 => Ok(Turn::OverBudget),
+        wait_ms => u64::try_from(wait_ms)
+            .map(|ms| Turn::After(Duration::from_millis(ms)))
+            .map_err(|_| LedgerError::Unreadable { what: "claim" }),
+    }
+}
+
+fn kept(reply: &[Vec<u8>]) -> Result<Kept, LedgerError> {
+    match reply.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice() {
+        [b"kept"] => Ok(Kept::Yes),
+        [b"done"] => Ok(Kept::Done),
+        [b"earlier", earlier] => answer(earlier).map(Kept::Earlier),
+        [b"late", calls, spent] => Ok(Kept::Late { calls: count(calls)?, spent: spent_before(spent)? }),
+        _ => Err(LedgerError::Unreadable { what: "answer" }),
+    }
+}
+
+impl RedisLedger {
+    fn tools(&self) -> Tools {
+        Tools {
+            connection: Arc::clone(&self.connection),
+            keys: Arc::clone(&self.keys),
+            scripts: Arc::clone(&self.scripts),
+        }
+    }
+
+    pub(super) async fn ask_claim(
+        &self,
+        product: IdHash,
+        token: &ClaimToken,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
+        let asked = ClaimAsked { product, token: token.to_owned(), lease };
+        let tools = || {
+            let tools = self.tools();
+            move |asked| tools.clone().claim(asked)
+        };
+        self.steps.claims.ask(asked, tools).await
+    }
+
+    pub(super) async fn ask_call(
+        &self,
+        (product, token): (IdHash, &ClaimToken),
+        call: Call,
+        budget: Option<Money>,
+    ) -> Result<Turn, LedgerError> {
+        let budget = budget.map_or(String::new(), |budget| budget.nanos().to_string());
+        let asked = CallAsked { product, token: token.to_owned(), call, budget };
+        let tools = || {
+            let tools = self.tools();
+            move |asked| tools.clone().begin(asked)
+        };
+        self.steps.calls.ask(asked, tools).await
+    }
+
+    pub(super) async fn keep_answer(
+        &self,
+        (product, token): (IdHash, &ClaimToken),
+        outcome: &Outcome,
+        cost: Money,
+        late: Option<u32>,
+    ) -> Result<Kept, LedgerError> {
+        let late = late.map(|calls| calls.to_string()).unwrap_or_default();
+        let put = AnswerPut { product, token: token.to_owned(), outcome: outcome.encode(), late, cost };
+        let tools = || {
+            let tools = self.tools();
+            move |put| tools.clone().put(put)
+        };
+        self.steps.answers.ask(put, tools).await
+    }
+}
