@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use shelfmill_pipeline::{
-    broker::{Broker, BrokerError, Consumer, Delivery, TOLD_TOGETHER},
+    broker::{Broker, BrokerError, Consumer, Delivery, prefetch_for},
     health::{Role, Silence, health},
     job::Job,
     ledger::{Halt, Ledger, LedgerError, Pulse},
@@ -174,8 +174,7 @@ async fn work_session(
 
     // More than can be worked on: the next product is here when a place becomes free, while the broker is still being told of
     // those before it.
-    let spare = concurrency / 4 + (concurrency / 4).min(TOLD_TOGETHER) + 1;
-    let prefetch = u16::try_from(concurrency + spare).unwrap_or(u16::MAX);
+    let prefetch = prefetch_for(concurrency);
     let mut tasks = tokio::select! {
         tasks = desk.broker().tasks(prefetch) => tasks?,
         () = stopper.stopped() => return Ok(false),

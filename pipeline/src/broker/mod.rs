@@ -171,7 +171,21 @@ pub struct Depths {
 }
 
 /// So many tasks are acknowledged together, at most.
-pub const TOLD_TOGETHER: u32 = 16;
+const MOST_TOLD_TOGETHER: u32 = 64;
+
+/// How many tasks a worker with so many places has fetched and not settled, at most: those that are worked on, a quarter more
+/// that wait for a place, and those that are done with and [wait to be told of](told_together).
+#[must_use]
+pub fn prefetch_for(places: u32) -> u16 {
+    let told = (places / 4 * 3).min(MOST_TOLD_TOGETHER);
+    u16::try_from(places + places / 4 + told + 1).unwrap_or(u16::MAX)
+}
+
+/// How many tasks are acknowledged together. RabbitMQ then sends as many at once, which costs it less than one by one.
+fn told_together(prefetch: u16) -> usize {
+    let told = u32::from(prefetch) / 8 * 3;
+    told.clamp(1, MOST_TOLD_TOGETHER) as usize
+}
 
 /// A stream of deliveries that survives lost connections.
 #[async_trait]

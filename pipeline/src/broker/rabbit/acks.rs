@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::consumer::RabbitReceipt;
-use crate::broker::TOLD_TOGETHER;
+use crate::broker::told_together;
 
 /// How long the first of them waits.
 const WAITS: Duration = Duration::from_millis(5);
@@ -29,9 +29,10 @@ enum Word {
 
 impl Acks {
     /// Tells what is said here, until nobody can say anything.
-    pub(super) fn open() -> Self {
+    pub(super) fn open(prefetch: u16) -> Self {
+        let together = told_together(prefetch);
         let (words, said) = mpsc::unbounded_channel();
-        tokio::spawn(tell(said));
+        tokio::spawn(tell(said, together));
         Self(words)
     }
 
@@ -49,7 +50,7 @@ impl Acks {
     }
 }
 
-async fn tell(mut said: mpsc::UnboundedReceiver<Word>) {
+async fn tell(mut said: mpsc::UnboundedReceiver<Word>, together: usize) {
     let (mut done, mut waiting) = (Vec::new(), Vec::new());
     while let Some(first) = said.recv().await {
         let deadline = Instant::now() + WAITS;
@@ -59,7 +60,7 @@ async fn tell(mut said: mpsc::UnboundedReceiver<Word>) {
                 Word::Done(receipt) => done.push(receipt),
                 Word::Tell(teller) => waiting.push(teller),
             }
-            if done.len() < TOLD_TOGETHER as usize && waiting.is_empty() {
+            if done.len() < together && waiting.is_empty() {
                 word = timeout_at(deadline, said.recv()).await.ok().flatten();
             }
         }

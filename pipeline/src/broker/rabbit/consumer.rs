@@ -108,7 +108,7 @@ impl<M: Wire> RabbitConsumer<M> {
     pub(super) async fn start(shared: Arc<Shared>, queue: &str, prefetch: u16) -> Result<Self, BrokerError> {
         let live = shared.subscribe(queue, prefetch).await?;
         let (sender, fetched) = mpsc::channel(M::WAITING);
-        let (closing, acks) = (CancellationToken::new(), Acks::open());
+        let (closing, acks) = (CancellationToken::new(), Acks::open(prefetch));
         let pump = tokio::spawn({
             let (shared, queue, closing) = (Arc::clone(&shared), queue.to_owned(), closing.clone());
             let acks = acks.clone();
