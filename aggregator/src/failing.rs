@@ -97,7 +97,7 @@ mod tests {
         if let Some(class) = class {
             line["failure"] = json!({"class": class, "message": "not\nJSON"});
         }
-        Line::parse(serde_json::value::to_raw_value(&line).unwrap()).unwrap()
+        Line::parse(&serde_json::value::to_raw_value(&line).unwrap()).unwrap()
     }
 
     #[test]

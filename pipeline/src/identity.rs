@@ -4,12 +4,16 @@
 //! of ids, any bytes are safe as a key, and among ten million products the chance that any two share a hash is
 //! below 10⁻¹⁵. (Birthday bound: n² / 2⁹⁷.)
 
-use std::fmt;
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasherDefault, Hash, Hasher},
+};
 
 use sha2::{Digest, Sha256};
 
 /// The ledger's key of a product.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IdHash([u8; IdHash::LEN]);
 
 impl IdHash {
@@ -35,6 +39,29 @@ impl IdHash {
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
+    }
+}
+
+impl Hash for IdHash {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write(&self.0);
+    }
+}
+
+/// Something of each of many products. Their keys are uniform already: they are not hashed again.
+pub type ByProduct<T> = HashMap<IdHash, T, BuildHasherDefault<AsItIs>>;
+
+/// Takes the beginning of what is uniform for its hash.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.first_chunk().map_or(0, |beginning| u64::from_le_bytes(*beginning));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

@@ -260,7 +260,7 @@ impl Line {
     }
 
     /// A line as it was written.
-    pub fn parse(json: Box<RawValue>) -> Result<Self, serde_json::Error> {
+    pub fn parse(json: &RawValue) -> Result<Self, serde_json::Error> {
         use serde::de::Error;
         let LineHead { id, seq, failure, meta } = LineHead::parse(json.get())?;
         if json.get().contains('\n') {
@@ -338,7 +338,7 @@ impl Serialize for Line {
 
 impl<'de> Deserialize<'de> for Line {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::parse(Box::<RawValue>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        Self::parse(<&RawValue>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 

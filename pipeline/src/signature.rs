@@ -48,7 +48,7 @@ impl Signature {
     pub fn completed(
         &self,
         task: &Task,
-        analysis: Box<RawValue>,
+        analysis: &RawValue,
         by: AnsweredBy,
         latency: Duration,
         shortened: Option<Shortened>,
@@ -57,7 +57,7 @@ impl Signature {
             id: task.id.clone(),
             seq: task.seq,
             product: &*task.product,
-            analysis: &*analysis,
+            analysis,
             meta: Meta {
                 endpoint: by.endpoint,
                 shortened,

@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError},
     crash::{self, Point},
@@ -364,22 +364,32 @@ impl Scanner<'_> {
         {
             self.confirm_one().await?;
         }
-        self.in_flight_bytes += size_bytes;
         let broker = self.broker;
-        self.in_flight.push(Box::pin(async move {
+        let mut publish: Publish<'_> = Box::pin(async move {
             let span = Span::publish(&task.id);
             (size_bytes, span.scope(broker.publish_task(task)).await)
-        }));
+        });
+        self.in_flight_bytes += size_bytes;
+        // A broker in memory has it by then.
+        match (&mut publish).now_or_never() {
+            Some(published) => self.confirm(published)?,
+            None => self.in_flight.push(publish),
+        }
         Ok(())
     }
 
     async fn confirm_one(&mut self) -> anyhow::Result<()> {
-        if let Some((size_bytes, result)) = self.in_flight.next().await {
-            self.in_flight_bytes -= size_bytes;
-            result.context("publishing a task")?;
-            health().beat(Role::Producer);
-            crash::point(Point::ProducerPublished);
+        match self.in_flight.next().await {
+            Some(published) => self.confirm(published),
+            None => Ok(()),
         }
+    }
+
+    fn confirm(&mut self, (size_bytes, result): (usize, Result<(), BrokerError>)) -> anyhow::Result<()> {
+        self.in_flight_bytes -= size_bytes;
+        result.context("publishing a task")?;
+        health().beat(Role::Producer);
+        crash::point(Point::ProducerPublished);
         Ok(())
     }
 

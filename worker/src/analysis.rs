@@ -267,7 +267,7 @@ impl Analyst {
                     self.share(prompt.as_ref(), to_share, services).await?;
                     let by = AnsweredBy { model, endpoint, same_prompt_as: None };
                     let outcome =
-                        self.signature.completed(task, analysis, by, latency, conversation.shortened);
+                        self.signature.completed(task, &analysis, by, latency, conversation.shortened);
                     return Ok(Verdict::Outcome(outcome));
                 }
                 Err(failure) => failure,

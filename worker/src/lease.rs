@@ -1,12 +1,11 @@
 //! The claims this worker holds, so that one request renews them all.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use shelfmill_pipeline::identity::IdHash;
+use shelfmill_pipeline::identity::{ByProduct, IdHash};
 
 /// How long a product stays with a worker nobody hears of.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
@@ -15,7 +14,7 @@ pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Default)]
 pub(crate) struct Leases {
-    held: Arc<Mutex<HashMap<IdHash, String>>>,
+    held: Arc<Mutex<ByProduct<String>>>,
 }
 
 /// A claim that is renewed until it is settled. One that is dropped before was cut off: it stays among those that are

@@ -114,7 +114,7 @@ impl Analyst {
     fn answered_as(&self, task: &Task, answer: PromptAnswer) -> Outcome {
         let same_prompt_as = Some(answer.id).filter(|id| *id != task.id);
         let by = AnsweredBy { model: answer.model, endpoint: answer.endpoint, same_prompt_as };
-        self.signature.completed(task, answer.analysis, by, Duration::ZERO, answer.shortened)
+        self.signature.completed(task, &answer.analysis, by, Duration::ZERO, answer.shortened)
     }
 }
 

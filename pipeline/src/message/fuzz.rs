@@ -16,7 +16,7 @@ const OUTCOMES: [&str; 3] = [
 
 fn check_line(line: &Line) -> Result<(), TestCaseError> {
     prop_assert!(!line.json().contains('\n') && line.json().len() <= MAX_LINE_BYTES);
-    let read = Line::parse(RawValue::from_string(line.json().to_owned()).unwrap()).unwrap();
+    let read = Line::parse(&RawValue::from_string(line.json().to_owned()).unwrap()).unwrap();
     prop_assert_eq!((read.id(), read.seq(), read.class()), (line.id(), line.seq(), line.class()));
     Ok(())
 }
@@ -65,7 +65,7 @@ fn what_is_larger_than_any_message_is_told() {
 fn the_largest_line_is_a_message() {
     let product = format!("{{\"title\":\"{}\"}}", "x".repeat(MAX_LINE_BYTES - 1000));
     let line = format!("{{\"id\":\"a\",\"seq\":1,\"product\":{product},\"analysis\":{{}},\"meta\":{{}}}}");
-    let line = Line::parse(RawValue::from_string(line).unwrap()).unwrap();
+    let line = Line::parse(&RawValue::from_string(line).unwrap()).unwrap();
     Outcome::decode(&Outcome::Completed(line).encode()).unwrap();
 }
 

@@ -8,7 +8,6 @@
 //! the results.
 
 use std::{
-    collections::HashMap,
     fs::{File, OpenOptions},
     io::{self, Read},
     ops::RangeInclusive,
@@ -16,7 +15,11 @@ use std::{
     path::Path,
 };
 
-use crate::{identity::IdHash, ledger::Grant, message::Spent};
+use crate::{
+    identity::{ByProduct, IdHash},
+    ledger::Grant,
+    message::Spent,
+};
 
 const SLOT_BYTES: usize = 16;
 const FREE: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
@@ -32,7 +35,7 @@ pub(super) struct Inflight {
     file: File,
     /// What is in the file, or is to be.
     bytes: Vec<[u8; SLOT_BYTES]>,
-    slots: HashMap<IdHash, Slot>,
+    slots: ByProduct<Slot>,
     free: Vec<usize>,
     /// Slots among which are all that the file has otherwise.
     changed: Option<RangeInclusive<usize>>,
@@ -73,7 +76,7 @@ impl Inflight {
         let mut bytes = Vec::new();
         (&file).take(MAX_BYTES).read_to_end(&mut bytes)?;
         let bytes = bytes.as_chunks::<SLOT_BYTES>().0.to_vec();
-        let (mut slots, mut free) = (HashMap::new(), Vec::new());
+        let (mut slots, mut free) = (ByProduct::default(), Vec::new());
         for (index, slot) in bytes.iter().enumerate() {
             if *slot == FREE {
                 free.push(index);

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     changes::Changes,
     failure::FailureClass,
-    identity::{IdHash, PromptKey},
+    identity::{ByProduct, IdHash, PromptKey},
     job::Job,
     ledger::{
         Admission, ClaimToken, Dialect, Done, Grant, Halt, JournalMark, PromptTurn, Pulse, ScanCounts, State,
@@ -26,10 +26,10 @@ use crate::{
 pub(super) struct Inner {
     pub(super) job: Option<Job>,
     pub(super) table: Table,
-    pub(super) claims: HashMap<IdHash, Held>,
-    pub(super) answers: HashMap<IdHash, Outcome>,
-    pub(super) spent: HashMap<IdHash, Spent>,
-    pub(super) changes: HashMap<IdHash, Changes>,
+    pub(super) claims: ByProduct<Held>,
+    pub(super) answers: ByProduct<Outcome>,
+    pub(super) spent: ByProduct<Spent>,
+    pub(super) changes: ByProduct<Changes>,
     pub(super) dialects: HashMap<String, Dialect>,
     pub(super) inflight: Option<(Inflight, String)>,
     pub(super) inflight_told: bool,
