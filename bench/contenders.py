@@ -30,7 +30,9 @@ MEMORY_EVERY_S = 0.5
 class Figures:
     """One run of a contender; CPU in seconds per 1,000 products, memory in MB by role."""
 
+    # From the start, or the word to begin, to the last line; and with the final files and the end of all processes.
     per_s: float
+    whole_per_s: float | None
     client_cpu: float
     all_cpu: float
     memory: dict
@@ -161,7 +163,7 @@ class Peers:
         ours = clients + sum(server_cpu) + processes.own_seconds() - own
         foreign = max(0.0, processes.machine_busy_seconds() - busy - ours) / (wall_s * CORES)
         per_1000 = 1_000 / products
-        return Figures(0.0, clients * per_1000, (clients + brokers_s) * per_1000, memory, foreign)
+        return Figures(0.0, None, clients * per_1000, (clients + brokers_s) * per_1000, memory, foreign)
 
 
 LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -217,6 +219,6 @@ def run_wrk(bench, wrk, simulator, request, seconds):
     ours = child.cpu_s + processes.cpu_seconds(simulator.child.pid) - before + processes.own_seconds() - own
     foreign = max(0.0, processes.machine_busy_seconds() - busy - ours) / ((child.ended - child.started) * CORES)
     cpu = child.cpu_s * 1_000 / int(made.group(1))
-    figures = Figures(float(rate.group(1)), cpu, cpu, {"wrk": child.peak_kb * 1024 / 1e6}, foreign)
+    figures = Figures(float(rate.group(1)), None, cpu, cpu, {"wrk": child.peak_kb * 1024 / 1e6}, foreign)
     bench.log(f"wrk: {describe(figures)}")
     return figures

@@ -69,7 +69,7 @@ def rounds(bench, measures):
 
 
 def figures_of(sample, roles):
-    """Of a run of Shelfmill: over the whole process, its start and the final files included."""
+    """Of a run of Shelfmill; CPU and memory are those of whole processes, their start and the final files included."""
     per_1000 = 1_000 / sample.products
     clients = sum(cost.cpu_s for cost in sample.roles.values())
     brokers = sum(cost.cpu_s for name, cost in sample.servers.items() if name != "simulator")
@@ -77,7 +77,8 @@ def figures_of(sample, roles):
         role: max(cost.peak_mb for name, cost in sample.roles.items() if name.startswith(role)) for role in roles
     }
     return Figures(
-        sample.products / sample.wall_s, clients * per_1000, (clients + brokers) * per_1000, memory, sample.foreign
+        sample.products / sample.to_last_line_s(), sample.products / sample.wall_s,
+        clients * per_1000, (clients + brokers) * per_1000, memory, sample.foreign,
     )
 
 
@@ -86,8 +87,9 @@ def figures_table(bench, sizes, samples):
         [
             name,
             told(found, lambda figures: figures.per_s),
-            told(found, lambda figures: figures.client_cpu, 2),
-            told(found, lambda figures: figures.all_cpu, 2),
+            told(found, lambda figures: figures.whole_per_s) if found[0].whole_per_s else "",
+            told(found, lambda figures: figures.client_cpu, 3),
+            told(found, lambda figures: figures.all_cpu, 3),
             ", ".join(
                 f"{role} {told(found, lambda figures: figures.memory[role], 1)}" for role in found[0].memory
             ),
@@ -97,13 +99,14 @@ def figures_table(bench, sizes, samples):
     worst = max(figures.foreign for found in samples.values() for figures in found)
     note = (
         f"{sizes.contest:,} products for Shelfmill, {sizes.peers:,} for the peers, {sizes.wrk_s} s for wrk; "
-        f"{bench.concurrency} calls at once, of each worker. Shelfmill's rate and CPU count the whole process, start and "
-        "final files included; those of the peers begin when imports are over and end with the last result, in their "
-        "favour. Other processes used at most "
+        f"{bench.concurrency} calls at once, of each worker. Rates end with the last line; Shelfmill's begin with the start of "
+        "its first process, those of the peers when their imports are over. Shelfmill's CPU counts its start and the final "
+        "files, which nobody else makes. Other processes used at most "
         f"{worst:.0%} of the machine meanwhile."
     )
     header = [
-        "side by side", "products/s", "clients' CPU s per 1,000", "with brokers", "peak MB by role",
+        "side by side", "products/s", "with the final files", "clients' CPU s per 1,000", "with brokers",
+        "peak MB by role",
     ]
     return table("Shelfmill and what others use", header, rows, note)
 

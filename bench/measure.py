@@ -47,9 +47,16 @@ class Sample:
     servers: dict = dataclasses.field(default_factory=dict)
     first_tenth_s: float = 0.0
     last_tenth_s: float = 0.0
+    # From the start of the first process to the journal's first line.
+    starting_s: float = 0.0
     # From the journal's last line to the end of the last process, and the first one's peak before that.
     ending_s: float = 0.0
     peak_before_end_mb: float = 0.0
+
+
+    def to_last_line_s(self):
+        """From the start of the first process to the last line: what others' times are compared with."""
+        return self.wall_s - self.ending_s
 
 
 @dataclasses.dataclass
@@ -164,7 +171,8 @@ class Bench:
         )
         return Sample(
             products, wall_s, made, told_per_s, last - first, ratio, cpu_ratio, foreign, roles, served,
-            tenth - first, last - ninth, max(ended_at - last, 0.001), peak_by(children[0], last),
+            tenth - first, last - ninth, first - (ended_at - wall_s), max(ended_at - last, 0.001),
+            peak_by(children[0], last),
         )
 
     def repeated(self, measure, rounds=None):

@@ -70,8 +70,8 @@ def first_value(path, key, sign):
         return next((line.partition(sign)[2].strip().strip('"') for line in file if line.startswith(key)), "unknown")
 
 
-def write_readme(results, name="results"):
-    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+def write_readme(results):
+    opening, closing = "<!-- results -->", "<!-- /results -->"
     before, begin, rest = README.read_text().partition(opening)
     _, end, after = rest.partition(closing)
     if not (begin and end):

@@ -14,7 +14,7 @@ use crate::support::{
 
 #[test]
 fn three_workers_do_a_catalog_whichever_starts_first() {
-    let fleet = Fleet::new("whole", 1_000, &["--latency", "5ms"]);
+    let fleet = Fleet::new("whole", 1_000, &["--latency", "50ms"]);
     let workers = fleet.workers(3);
     let aggregator = fleet.aggregator().start();
     ended(fleet.producer().run(DEADLINE));

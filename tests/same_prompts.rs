@@ -114,7 +114,7 @@ fn a_run_in_one_process_asks_for_each_text_once_also_when_it_goes_on() {
 
 #[test]
 fn a_fleet_asks_for_each_text_once_also_when_it_goes_on() {
-    let (fleet, job) = fleet("same-prompts", 1_000, &["--latency", "50ms"]);
+    let (fleet, job) = fleet("same-prompts", 1_000, &["--latency", "300ms"]);
     let workers = fleet.workers(3);
     let aggregator = fleet.aggregator().start();
     ended(producer(&fleet, &job).run(DEADLINE));

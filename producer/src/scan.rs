@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use shelfmill_pipeline::{
     broker::{Broker, BrokerError},
     crash::{self, Point},
@@ -364,17 +364,12 @@ impl Scanner<'_> {
         {
             self.confirm_one().await?;
         }
+        self.in_flight_bytes += size_bytes;
         let broker = self.broker;
-        let mut publish: Publish<'_> = Box::pin(async move {
+        self.in_flight.push(Box::pin(async move {
             let span = Span::publish(&task.id);
             (size_bytes, span.scope(broker.publish_task(task)).await)
-        });
-        self.in_flight_bytes += size_bytes;
-        // A broker in memory has it by then.
-        match (&mut publish).now_or_never() {
-            Some(published) => self.confirm(published)?,
-            None => self.in_flight.push(publish),
-        }
+        }));
         Ok(())
     }
 
@@ -431,7 +426,15 @@ impl Scanner<'_> {
         }
         let lines = std::mem::take(&mut self.rejects);
         let first = self.report.rejected + 1 - lines.len() as u64;
-        let rejects = Rejects { scan: self.scan, first, lines };
-        self.broker.publish_outcome(&Outcome::Rejected(rejects)).await.context("publishing rejects")
+        let rejects = Outcome::Rejected(Rejects { scan: self.scan, first, lines });
+        let publish = self.broker.publish_outcome(&rejects);
+        tokio::pin!(publish);
+        loop {
+            // The tasks go on meanwhile: one of them may be making the connection that the rejects wait for.
+            tokio::select! {
+                published = &mut publish => return published.context("publishing rejects"),
+                Some(published) = self.in_flight.next() => self.confirm(published)?,
+            }
+        }
     }
 }

@@ -21,9 +21,6 @@ use crate::{
     trace::Parent,
 };
 
-/// There is room for so many outcomes at least: some of the aggregator's batches, so that nobody waits for its fsyncs.
-const LEAST_OUTCOMES: usize = 1_024;
-
 struct Queued {
     task: Task,
     trace: Parent,
@@ -49,11 +46,11 @@ struct Counts {
 }
 
 impl MemoryBroker {
-    /// A broker that holds at most `capacity` tasks and as many outcomes, or a few more.
+    /// A broker that holds at most `capacity` tasks and as many outcomes.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let (tasks, task_source) = mpsc::unbounded_channel();
-        let (outcomes, outcome_source) = mpsc::channel(capacity.max(LEAST_OUTCOMES));
+        let (outcomes, outcome_source) = mpsc::channel(capacity);
         Self {
             places: Arc::new(Semaphore::new(capacity)),
             tasks,
