@@ -38,9 +38,10 @@ fn index_by<'f>(
 ) -> anyhow::Result<Sorter<'f>> {
     let path = folder.journal();
     let parts = parts(&path, threads, least_part_bytes)?;
+    let part_of =
+        |part: &Range<u64>| index_part(Sorter::of_part(folder.path(), parts.len()), &path, part.clone());
     let indexed: Vec<_> = thread::scope(|scope| {
-        let readers: Vec<_> =
-            parts.iter().map(|part| scope.spawn(|| index_part(folder, &path, part.clone()))).collect();
+        let readers: Vec<_> = parts.iter().map(|part| scope.spawn(move || part_of(part))).collect();
         readers.into_iter().map(|reader| reader.join().ok()?.ok()).collect()
     });
     let mut sorter = Sorter::new(folder.path());
@@ -61,8 +62,12 @@ fn index_by<'f>(
     Ok(sorter)
 }
 
-fn index_part<'f>(folder: &'f Folder, path: &Path, part: Range<u64>) -> anyhow::Result<(Tally, Sorter<'f>)> {
-    let (mut tally, mut sorter) = (Tally::new(), Sorter::new(folder.path()));
+fn index_part<'f>(
+    mut sorter: Sorter<'f>,
+    path: &Path,
+    part: Range<u64>,
+) -> anyhow::Result<(Tally, Sorter<'f>)> {
+    let mut tally = Tally::new();
     read_lines_within::<anyhow::Error>(path, part, |at_bytes, _, line| {
         let result: Counted<'_> = serde_json::from_str(line)?;
         tally.add(&result);

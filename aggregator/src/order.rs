@@ -52,13 +52,20 @@ pub(crate) struct Sorter<'f> {
     folder: &'f Path,
     chunk: Vec<Place>,
     chunk_entries: usize,
+    files_of_a_size: usize,
     spilled: Vec<File>,
 }
 
 impl<'f> Sorter<'f> {
     /// Spills into temporary files of this folder.
     pub(crate) fn new(folder: &'f Path) -> Self {
-        Self { folder, chunk: Vec::new(), chunk_entries: CHUNK_ENTRIES, spilled: Vec::new() }
+        Self::of_part(folder, 1)
+    }
+
+    /// The same, for one of so many parts that are merged: together they have as many files as one would.
+    pub(crate) fn of_part(folder: &'f Path, parts: usize) -> Self {
+        let files_of_a_size = (FILES_OF_A_SIZE / parts).max(1);
+        Self { folder, chunk: Vec::new(), chunk_entries: CHUNK_ENTRIES, files_of_a_size, spilled: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, place: Place) -> io::Result<()> {
@@ -76,7 +83,7 @@ impl<'f> Sorter<'f> {
         let mut file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.seek(SeekFrom::Start(0))?;
         self.spilled.push(file);
-        if self.spilled.len().is_multiple_of(FILES_OF_A_SIZE) {
+        if self.spilled.len().is_multiple_of(self.files_of_a_size) {
             self.chunk_entries *= 2;
         }
         Ok(())

@@ -170,6 +170,8 @@ pub(crate) struct Frame {
 impl Tally {
     pub(crate) fn new() -> Self {
         const SIGNIFICANT_DIGITS: u8 = 3;
+        // A day: no call takes longer.
+        const LONGEST_MS: u64 = 24 * 3_600 * 1_000;
         Self {
             completed: 0,
             failed: 0,
@@ -178,8 +180,8 @@ impl Tally {
             calls: Calls::default(),
             tokens: Tokens::default(),
             cost_usd: Some(0.0),
-            latencies_ms: Histogram::new(SIGNIFICANT_DIGITS)
-                .expect("three digits are within a histogram's range"),
+            latencies_ms: Histogram::new_with_bounds(1, LONGEST_MS, SIGNIFICANT_DIGITS)
+                .expect("three digits of a day are within a histogram's range"),
         }
     }
 
@@ -264,4 +266,31 @@ impl Tally {
 
 fn round(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_calls_are_told_as_long_as_they_were() {
+        let line = |latency_ms: u64| {
+            let meta = format!(
+                r#"{{"model":"m","prompt_tokens":1,"completion_tokens":1,"cost_usd":null,"latency_ms":{latency_ms},"attempts":1}}"#
+            );
+            format!(r#"{{"id":"a","seq":1,"meta":{meta}}}"#)
+        };
+        let mut halves = [Tally::new(), Tally::new()];
+        for (n, latency_ms) in [3_000, 3_000, 3_000, 600_000].into_iter().enumerate() {
+            halves[n % 2].add(&serde_json::from_str(&line(latency_ms)).unwrap());
+        }
+        let [mut tally, other] = halves;
+        tally.merge(&other).unwrap();
+        let near = |quantile: f64, told: u64| {
+            let found = tally.latencies_ms.value_at_quantile(quantile);
+            assert!(found.abs_diff(told) <= told / 500, "{found} instead of {told}");
+        };
+        near(0.5, 3_000);
+        near(0.99, 600_000);
+    }
 }

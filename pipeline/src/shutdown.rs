@@ -42,6 +42,12 @@ impl Stopper {
         self.abort.cancel();
     }
 
+    /// Whether what is in flight is to be let go.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.abort.is_cancelled()
+    }
+
     /// Whether the process takes no new work.
     #[must_use]
     pub fn is_stopped(&self) -> bool {

@@ -31,7 +31,7 @@ pub(super) fn value_of(product: &RawValue) -> Result<Value, serde_json::Error> {
 }
 
 impl Product {
-    /// None of them where the JSON cannot be read, which [`tojson`] tells.
+    /// Undefined where the JSON cannot be read, so that nothing can be made of it.
     fn fields(&self) -> &Value {
         self.fields.get_or_init(|| serde_json::from_str(&self.json).unwrap_or_default())
     }
@@ -43,7 +43,7 @@ impl Object for Product {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        self.fields().as_object().map_or(Enumerator::Empty, |fields| fields.enumerate())
+        self.fields().as_object().map_or(Enumerator::NonEnumerable, |fields| fields.enumerate())
     }
 
     fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
@@ -51,7 +51,7 @@ impl Object for Product {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.fields(), f)
+        if self.fields().is_undefined() { Err(fmt::Error) } else { fmt::Display::fmt(self.fields(), f) }
     }
 }
 
@@ -121,7 +121,18 @@ mod tests {
     fn json_that_cannot_be_read_is_an_error_where_it_is_shown() {
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(200), "]".repeat(200));
         let product = value_of(&RawValue::from_string(deep).unwrap()).unwrap();
-        let told = environment().render_str("{{ product | tojson }}", context! { product }).unwrap_err();
-        assert_eq!(told.kind(), ErrorKind::BadSerialization);
+        let mut environment = environment();
+        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+        for template in [
+            "{{ product | tojson }}",
+            "{{ product }}",
+            "{{ product.a }}",
+            "{% for name in product %}{{ name }}{% endfor %}",
+        ] {
+            assert!(
+                environment.render_str(template, context! { product => &product }).is_err(),
+                "{template}"
+            );
+        }
     }
 }

@@ -471,6 +471,8 @@ impl Ledger for EmbeddedLedger {
             Some(pulse) => inner.pulses.insert(worker.to_owned(), (*pulse, Instant::now())),
             None => inner.pulses.remove(worker),
         };
+        // Where nothing is begun and nothing recorded, as while the disk is full, answers are noted here.
+        inner.write_notes();
         Ok(())
     }
 

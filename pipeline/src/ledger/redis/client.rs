@@ -103,8 +103,9 @@ impl Connection {
         let mut waiting = None;
         loop {
             let reply = tokio::select! {
-                reply = self.try_once(&command) => reply,
+                biased;
                 () = self.stopper.aborted() => return Err(LedgerError::Aborted),
+                reply = self.try_once(&command) => reply,
             };
             let error = match reply {
                 Ok(value) => {
@@ -130,6 +131,26 @@ impl Connection {
                 () = self.stopper.aborted() => return Err(LedgerError::Aborted),
             }
         }
+    }
+
+    /// Runs a command of many parts once; `None`: its parts had better be asked one by one, with [`Self::run`].
+    pub(super) async fn once<T, F>(&self, command: impl Fn(MultiplexedConnection) -> F) -> Option<T>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        tokio::select! {
+            biased;
+            () = self.stopper.aborted() => None,
+            reply = self.try_once(&command) => reply.inspect(|_| self.outage.answered(None)).ok(),
+        }
+    }
+
+    /// Why nobody answers: this process is ending, or something of it has ended that should not have.
+    pub(super) fn gone(&self) -> LedgerError {
+        if self.stopper.is_aborted() {
+            return LedgerError::Aborted;
+        }
+        LedgerError::Failed { at: self.at.clone(), reason: "who asks it has ended abnormally".to_owned() }
     }
 
     /// Runs a command once, in a process that may be ending and does not wait.

@@ -3,14 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::FromRedisValue;
+use redis::{FromRedisValue, ScriptInvocation, aio::MultiplexedConnection};
 
 use super::{
     RedisLedger,
     client::Connection,
     keys::{Keys, Scripts},
     reply::{answer, changes, count, ms, spent_before},
-    together::Together,
+    together::{Question, Together, Try},
 };
 use crate::{
     identity::IdHash,
@@ -49,6 +49,24 @@ struct AnswerPut {
     cost: Money,
 }
 
+impl Question for ClaimAsked {
+    fn size_bytes(&self) -> usize {
+        self.token.len()
+    }
+}
+
+impl Question for CallAsked {
+    fn size_bytes(&self) -> usize {
+        self.token.len()
+    }
+}
+
+impl Question for AnswerPut {
+    fn size_bytes(&self) -> usize {
+        self.outcome.len()
+    }
+}
+
 /// What scripts are run with.
 #[derive(Clone)]
 struct Tools {
@@ -60,44 +78,51 @@ struct Tools {
 impl Tools {
     async fn invoke<T: FromRedisValue>(
         &self,
-        script: &redis::ScriptInvocation<'_>,
+        script: &ScriptInvocation<'_>,
+        how: Try,
     ) -> Result<T, LedgerError> {
-        self.connection.run(|mut manager| async move { script.invoke_async(&mut manager).await }).await
+        let command =
+            |mut manager: MultiplexedConnection| async move { script.invoke_async(&mut manager).await };
+        match how {
+            Try::UntilAnswered => self.connection.run(command).await,
+            // Why does not matter: what is in it is asked again, and told then.
+            Try::Once => self.connection.once(command).await.ok_or(LedgerError::Aborted),
+        }
     }
 
-    async fn claim(self, asked: Vec<ClaimAsked>) -> Result<Vec<Claim>, LedgerError> {
+    async fn claim(self, asked: Arc<Vec<ClaimAsked>>, how: Try) -> Result<Vec<Claim>, LedgerError> {
         let Keys { claims, answers, spent, pace, .. } = &*self.keys;
         let mut script = self.scripts.claim.prepare_invoke();
         script.key(claims).key(answers).key(spent).key(pace);
         // They are all of one worker.
         script.arg(asked.first().map_or(0, |asked| ms(asked.lease)));
-        for ClaimAsked { product, token, .. } in &asked {
+        for ClaimAsked { product, token, .. } in &*asked {
             script.key(self.keys.bucket(product)).arg(product.as_bytes()).arg(token);
         }
-        self.invoke::<Vec<Vec<Vec<u8>>>>(&script).await?.iter().map(|reply| claim(reply)).collect()
+        self.invoke::<Vec<Vec<Vec<u8>>>>(&script, how).await?.iter().map(|reply| claim(reply)).collect()
     }
 
-    async fn begin(self, asked: Vec<CallAsked>) -> Result<Vec<Turn>, LedgerError> {
+    async fn begin(self, asked: Arc<Vec<CallAsked>>, how: Try) -> Result<Vec<Turn>, LedgerError> {
         let Keys { pace, claims, run, .. } = &*self.keys;
         let mut script = self.scripts.begin_call.prepare_invoke();
         script.key(pace).key(claims).key(run);
-        for CallAsked { product, token, call, budget } in &asked {
+        for CallAsked { product, token, call, budget } in &*asked {
             script.arg(product.as_bytes()).arg(token).arg(call.number);
             script.arg(call.most.nanos()).arg(call.before.nanos()).arg(budget);
             script.arg(if call.is_beside { "1" } else { "" });
         }
-        self.invoke::<Vec<i64>>(&script).await?.into_iter().map(turn).collect()
+        self.invoke::<Vec<i64>>(&script, how).await?.into_iter().map(turn).collect()
     }
 
-    async fn put(self, put: Vec<AnswerPut>) -> Result<Vec<Kept>, LedgerError> {
+    async fn put(self, put: Arc<Vec<AnswerPut>>, how: Try) -> Result<Vec<Kept>, LedgerError> {
         let Keys { claims, answers, spent, pace, .. } = &*self.keys;
         let mut script = self.scripts.put_answer.prepare_invoke();
         script.key(claims).key(answers).key(spent).key(pace);
-        for AnswerPut { product, token, outcome, late, cost } in &put {
+        for AnswerPut { product, token, outcome, late, cost } in &*put {
             script.key(self.keys.bucket(product)).arg(product.as_bytes()).arg(token);
             script.arg(outcome.as_slice()).arg(late).arg(cost.nanos());
         }
-        self.invoke::<Vec<Vec<Vec<u8>>>>(&script).await?.iter().map(|reply| kept(reply)).collect()
+        self.invoke::<Vec<Vec<Vec<u8>>>>(&script, how).await?.iter().map(|reply| kept(reply)).collect()
     }
 }
 
@@ -156,9 +181,10 @@ impl RedisLedger {
         let asked = ClaimAsked { product, token: token.to_owned(), lease };
         let tools = || {
             let tools = self.tools();
-            move |asked| tools.clone().claim(asked)
+            move |asked, how| tools.clone().claim(asked, how)
         };
-        self.steps.claims.ask(asked, tools).await
+        let answered = self.steps.claims.ask(asked, tools).await;
+        answered.unwrap_or_else(|| Err(self.connection.gone()))
     }
 
     pub(super) async fn ask_call(
@@ -171,9 +197,10 @@ impl RedisLedger {
         let asked = CallAsked { product, token: token.to_owned(), call, budget };
         let tools = || {
             let tools = self.tools();
-            move |asked| tools.clone().begin(asked)
+            move |asked, how| tools.clone().begin(asked, how)
         };
-        self.steps.calls.ask(asked, tools).await
+        let answered = self.steps.calls.ask(asked, tools).await;
+        answered.unwrap_or_else(|| Err(self.connection.gone()))
     }
 
     pub(super) async fn keep_answer(
@@ -187,8 +214,9 @@ impl RedisLedger {
         let put = AnswerPut { product, token: token.to_owned(), outcome: outcome.encode(), late, cost };
         let tools = || {
             let tools = self.tools();
-            move |put| tools.clone().put(put)
+            move |put, how| tools.clone().put(put, how)
         };
-        self.steps.answers.ask(put, tools).await
+        let answered = self.steps.answers.ask(put, tools).await;
+        answered.unwrap_or_else(|| Err(self.connection.gone()))
     }
 }

@@ -1,10 +1,13 @@
 //! What is asked at the same time is asked together: one script for all of them.
 //!
 //! Nobody waits for company. A question leaves at once when no script of its kind is under way; those that come until that one
-//! has answered leave together after it. Each part of such a script does what it would do alone, in the order of the questions;
-//! where Redis refuses it, all are asked again.
+//! has answered leave together after it. Each part of such a script does what it would do alone, in the order of the questions.
+//!
+//! Nobody waits for others' trouble, either. A script is tried once; where that fails (Redis is full, one part is too much or
+//! cannot be read, the connection breaks) each of its questions is asked by itself until it is answered, and the next script
+//! leaves.
 
-use std::{future::Future, sync::OnceLock};
+use std::{future::Future, sync::Arc, sync::OnceLock};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -12,13 +15,27 @@ use crate::ledger::LedgerError;
 
 /// A script has so many parts at most: Redis does nothing else meanwhile.
 const MOST_TOGETHER: usize = 64;
+/// And so many bytes, but for its last part: they must arrive within a reply's patience.
+const MOST_BYTES: usize = 1024 * 1024;
 /// Questions that wait for a script to be begun.
 const WAITING: usize = 64;
 
-type Question<Q, A> = (Q, oneshot::Sender<Result<A, LedgerError>>);
+/// How a script is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Try {
+    Once,
+    UntilAnswered,
+}
+
+/// Something asked; its size is about that of what is sent for it.
+pub(super) trait Question: Send + Sync + 'static {
+    fn size_bytes(&self) -> usize;
+}
+
+type Asked<Q, A> = (Q, oneshot::Sender<Result<A, LedgerError>>);
 
 /// Where questions of one kind are handed in.
-pub(super) struct Together<Q, A>(OnceLock<mpsc::Sender<Question<Q, A>>>);
+pub(super) struct Together<Q, A>(OnceLock<mpsc::Sender<Asked<Q, A>>>);
 
 impl<Q, A> Default for Together<Q, A> {
     fn default() -> Self {
@@ -26,85 +43,170 @@ impl<Q, A> Default for Together<Q, A> {
     }
 }
 
-impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
-    /// Asks; `answer` makes whoever answers all of these questions, when the first is asked.
-    pub(super) async fn ask<F, Fut>(&self, question: Q, answer: impl FnOnce() -> F) -> Result<A, LedgerError>
+impl<Q: Question, A: Send + 'static> Together<Q, A> {
+    /// Asks; `answer` makes whoever answers questions, when the first is asked. `None`: nobody answers any more.
+    pub(super) async fn ask<F, Fut>(
+        &self,
+        question: Q,
+        answer: impl FnOnce() -> F,
+    ) -> Option<Result<A, LedgerError>>
     where
-        F: Fn(Vec<Q>) -> Fut + Send + 'static,
+        F: Fn(Arc<Vec<Q>>, Try) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<A>, LedgerError>> + Send + 'static,
     {
         let questions = self.0.get_or_init(|| {
             let (questions, handed_in) = mpsc::channel(WAITING);
-            tokio::spawn(answer_all(handed_in, answer()));
+            tokio::spawn(answer_all(handed_in, Arc::new(answer())));
             questions
         });
         let (told, is_told) = oneshot::channel();
-        // Nobody listens only where the runtime is ending.
-        questions.send((question, told)).await.map_err(|_| LedgerError::Aborted)?;
-        is_told.await.map_err(|_| LedgerError::Aborted)?
+        questions.send((question, told)).await.ok()?;
+        is_told.await.ok()
     }
 }
 
-async fn answer_all<Q, A, F, Fut>(mut handed_in: mpsc::Receiver<Question<Q, A>>, answer: F)
+async fn answer_all<Q, A, F, Fut>(mut handed_in: mpsc::Receiver<Asked<Q, A>>, answer: Arc<F>)
 where
-    F: Fn(Vec<Q>) -> Fut,
-    Fut: Future<Output = Result<Vec<A>, LedgerError>>,
+    Q: Question,
+    A: Send + 'static,
+    F: Fn(Arc<Vec<Q>>, Try) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Vec<A>, LedgerError>> + Send + 'static,
 {
-    let mut waiting = Vec::new();
-    while handed_in.recv_many(&mut waiting, MOST_TOGETHER).await > 0 {
-        let (questions, told): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
-        let answers = match answer(questions).await {
-            Ok(answers) if answers.len() == told.len() => Ok(answers),
-            Ok(_) => Err(LedgerError::Unreadable { what: "script's reply" }),
-            Err(error) => Err(error),
-        };
-        // Who has been let go of meanwhile does not listen.
-        match answers {
-            Ok(answers) => told.into_iter().zip(answers).for_each(|(told, answer)| _ = told.send(Ok(answer))),
-            Err(error) => told.into_iter().for_each(|told| _ = told.send(Err(error.clone()))),
+    while let Some(first) = handed_in.recv().await {
+        let (mut questions, mut told, mut size_bytes) = (Vec::new(), Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some((question, teller)) = next.take() {
+            size_bytes += question.size_bytes();
+            questions.push(question);
+            told.push(teller);
+            if questions.len() < MOST_TOGETHER && size_bytes < MOST_BYTES {
+                next = handed_in.try_recv().ok();
+            }
+        }
+        let questions = Arc::new(questions);
+        match answer(Arc::clone(&questions), Try::Once).await {
+            Ok(answers) if answers.len() == told.len() => {
+                // Who has been let go of meanwhile does not listen.
+                told.into_iter().zip(answers).for_each(|(teller, answer)| _ = teller.send(Ok(answer)));
+            }
+            Ok(_) | Err(_) => {
+                let questions = Arc::into_inner(questions).unwrap_or_default();
+                for (question, teller) in questions.into_iter().zip(told) {
+                    let answer = Arc::clone(&answer);
+                    tokio::spawn(async move {
+                        let answered = answer(Arc::new(vec![question]), Try::UntilAnswered).await;
+                        let one = |mut answers: Vec<A>| {
+                            answers.pop().ok_or(LedgerError::Unreadable { what: "script's reply" })
+                        };
+                        let _ = teller.send(answered.and_then(one));
+                    });
+                }
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use futures_util::future::join_all;
+    use tokio::sync::Semaphore;
 
     use super::*;
 
-    #[tokio::test]
-    async fn who_asks_alone_is_answered_at_once_and_the_others_together() {
-        let together: Together<u32, u32> = Together::default();
-        let (batches, open) = (Arc::new(Mutex::new(Vec::new())), Arc::new(tokio::sync::Semaphore::new(0)));
-        let answer = || {
-            let (batches, open) = (Arc::clone(&batches), Arc::clone(&open));
-            move |questions: Vec<u32>| {
-                let (batches, open) = (Arc::clone(&batches), Arc::clone(&open));
-                async move {
-                    batches.lock().unwrap().push(questions.len());
-                    open.acquire().await.unwrap().forget();
-                    Ok(questions.into_iter().map(|question| question * 2).collect())
-                }
+    impl Question for usize {
+        fn size_bytes(&self) -> usize {
+            if *self >= 1_000 { MOST_BYTES } else { 0 }
+        }
+    }
+
+    /// Doubles what it is asked, where it may; notes how many were asked together, and how.
+    #[derive(Clone, Default)]
+    struct Doubler {
+        scripts: Arc<Mutex<Vec<(usize, Try)>>>,
+        refused: Option<usize>,
+    }
+
+    impl Doubler {
+        async fn answer(self, questions: Arc<Vec<usize>>, how: Try) -> Result<Vec<usize>, LedgerError> {
+            self.scripts.lock().unwrap().push((questions.len(), how));
+            tokio::task::yield_now().await;
+            if questions.iter().any(|question| Some(*question) == self.refused) {
+                return Err(LedgerError::Unreadable { what: "claim" });
             }
-        };
-        let questions: Vec<_> = (0..200).map(|n| together.ask(n, answer)).collect();
-        open.add_permits(5);
-        let answers = join_all(questions).await.into_iter().map(Result::unwrap).collect::<Vec<_>>();
-        assert_eq!(answers, (0..200).map(|n| n * 2).collect::<Vec<_>>());
-        let batches = batches.lock().unwrap();
-        assert!(batches.len() <= 5 && batches.iter().all(|batch| *batch <= MOST_TOGETHER), "{batches:?}");
+            Ok(questions.iter().map(|question| question * 2).collect())
+        }
+
+        async fn ask_all(&self, questions: impl Iterator<Item = usize>) -> Vec<Result<usize, LedgerError>> {
+            let together: Together<usize, usize> = Together::default();
+            let answer = || {
+                let doubler = self.clone();
+                move |questions, how| doubler.clone().answer(questions, how)
+            };
+            join_all(questions.map(|n| together.ask(n, answer)))
+                .await
+                .into_iter()
+                .map(Option::unwrap)
+                .collect()
+        }
+
+        fn scripts(&self) -> Vec<(usize, Try)> {
+            self.scripts.lock().unwrap().clone()
+        }
     }
 
     #[tokio::test]
-    async fn what_goes_wrong_is_told_to_all() {
-        let together: Together<u32, u32> = Together::default();
-        let answer = || |_: Vec<u32>| async { Err(LedgerError::Unreadable { what: "claim" }) };
-        let told = join_all((0..3).map(|n| together.ask(n, answer))).await;
-        assert!(told.iter().all(|told| matches!(told, Err(LedgerError::Unreadable { what: "claim" }))));
-        let short: Together<u32, u32> = Together::default();
-        let answer = || |_: Vec<u32>| async { Ok(Vec::new()) };
-        assert!(short.ask(1, answer).await.is_err());
+    async fn what_is_asked_at_once_is_answered_in_few_scripts_each_to_who_asked() {
+        let doubler = Doubler::default();
+        let answers: Vec<_> = doubler.ask_all(0..200).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(answers, (0..200).map(|n| n * 2).collect::<Vec<_>>());
+        let scripts = doubler.scripts();
+        assert!(
+            scripts.len() < 20 && scripts.iter().all(|(parts, _)| *parts <= MOST_TOGETHER),
+            "{scripts:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_large_is_asked_with_few_others() {
+        let doubler = Doubler::default();
+        doubler.ask_all(1_000..1_010).await;
+        assert_eq!(doubler.scripts(), [(1, Try::Once); 10]);
+    }
+
+    #[tokio::test]
+    async fn trouble_of_one_is_nobody_elses() {
+        let doubler = Doubler { refused: Some(7), ..Doubler::default() };
+        let answers = doubler.ask_all(0..30).await;
+        assert!(matches!(answers[7], Err(LedgerError::Unreadable { what: "claim" })));
+        assert!(answers.iter().enumerate().all(|(n, answer)| n == 7 || answer.as_ref().unwrap() == &(n * 2)));
+        assert!(doubler.scripts().contains(&(1, Try::UntilAnswered)));
+    }
+
+    #[tokio::test]
+    async fn who_is_stuck_holds_up_nobody() {
+        let together: Together<usize, usize> = Together::default();
+        let open = Arc::new(Semaphore::new(0));
+        let answer = || {
+            let open = Arc::clone(&open);
+            move |questions: Arc<Vec<usize>>, how| {
+                let open = Arc::clone(&open);
+                async move {
+                    if questions.contains(&7) {
+                        if how == Try::Once {
+                            return Err(LedgerError::Unreadable { what: "claim" });
+                        }
+                        open.acquire().await.unwrap().forget();
+                    }
+                    Ok(questions.iter().map(|question| question * 2).collect())
+                }
+            }
+        };
+        let mut stuck = Box::pin(together.ask(7, answer));
+        assert!(futures_util::poll!(&mut stuck).is_pending());
+        assert_eq!(together.ask(8, answer).await.unwrap().unwrap(), 16);
+        open.add_permits(1);
+        assert_eq!(stuck.await.unwrap().unwrap(), 14);
     }
 }
