@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Tasks published and not confirmed: RabbitMQ confirms quorum queues in batches, and this fills them.
-const PUBLISH_WINDOW: usize = 2_048;
+const PUBLISH_WINDOW: usize = 1_024;
 
 /// A key of the model, which comes from the environment and from nowhere else.
 pub(crate) fn find_key(variable: &str) -> Option<SecretString> {

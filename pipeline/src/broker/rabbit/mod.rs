@@ -128,8 +128,10 @@ impl RabbitBroker {
 #[async_trait]
 impl Broker for RabbitBroker {
     async fn publish_task(&self, task: Task) -> Result<(), BrokerError> {
-        let trace = [Parent::current()];
-        self.shared.publish(&self.shared.topology.tasks, &task.encode(), &trace, None).await
+        let (trace, body) = ([Parent::current()], task.encode());
+        // Not needed while its confirm is waited for, of which a producer has many.
+        drop(task);
+        self.shared.publish(&self.shared.topology.tasks, &body, &trace, None).await
     }
 
     async fn publish_outcome(&self, outcome: &Outcome) -> Result<(), BrokerError> {
