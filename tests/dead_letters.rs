@@ -93,7 +93,7 @@ fn a_task_that_is_never_settled_ends_as_a_failure() {
                 connect: Connect::Forever,
             };
             let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::new(config, Stopper::new()).unwrap());
-            let mut tasks = broker.tasks(10).await.unwrap();
+            let mut tasks = broker.tasks(10.into()).await.unwrap();
             let mut held = Vec::new();
             for _ in 0..3 {
                 held.push(tasks.next().await.unwrap());

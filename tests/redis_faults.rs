@@ -276,7 +276,7 @@ fn a_redis_that_comes_back_empty_is_told_and_the_producer_brings_the_run_back() 
 #[test]
 fn an_emptied_redis_is_told_what_is_on_disk_also_while_nothing_comes() {
     let mut redis = Redis::start();
-    let mut fleet = Fleet::new("redis-idle", 300, &[]);
+    let mut fleet = Fleet::new("redis-idle", 300, &["--latency", "50ms"]);
     fleet.redis_url = redis.url();
     let aggregator = fleet.aggregator().start();
     ended(fleet.producer().run(DEADLINE));

@@ -64,7 +64,7 @@ async fn nothing_comes<M>(consumer: &mut Box<dyn Consumer<M>>) {
 async fn what_is_published_is_delivered_whole(broker: &dyn Broker) {
     let sent = task("a");
     broker.publish_task(sent.clone()).await.unwrap();
-    let mut tasks = broker.tasks(4).await.unwrap();
+    let mut tasks = broker.tasks(4.into()).await.unwrap();
     let got = next(&mut tasks).await;
     assert_eq!(got.message.encode(), sent.encode());
     got.ack().await.unwrap();
@@ -74,7 +74,7 @@ async fn an_acknowledged_task_does_not_come_again(broker: &dyn Broker) {
     for id in ["a", "b"] {
         broker.publish_task(task(id)).await.unwrap();
     }
-    let mut tasks = broker.tasks(4).await.unwrap();
+    let mut tasks = broker.tasks(4.into()).await.unwrap();
     for id in ["a", "b"] {
         let got = next(&mut tasks).await;
         assert_eq!(got.message.id, id);
@@ -86,7 +86,7 @@ async fn an_acknowledged_task_does_not_come_again(broker: &dyn Broker) {
 
 async fn a_task_that_is_retried_comes_again_as_it_now_is(broker: &dyn Broker) {
     broker.publish_task(task("a")).await.unwrap();
-    let mut tasks = broker.tasks(4).await.unwrap();
+    let mut tasks = broker.tasks(4.into()).await.unwrap();
     let mut got = next(&mut tasks).await;
     got.message.attempts = 3;
     got.message.spent.calls = 4;
@@ -99,7 +99,7 @@ async fn a_task_that_is_retried_comes_again_as_it_now_is(broker: &dyn Broker) {
 
 async fn a_delay_is_waited_for(broker: &dyn Broker) {
     broker.publish_task(task("a")).await.unwrap();
-    let mut tasks = broker.tasks(4).await.unwrap();
+    let mut tasks = broker.tasks(4.into()).await.unwrap();
     let asked = tokio::time::Instant::now();
     next(&mut tasks).await.retry_later(Duration::from_secs(2)).await.unwrap();
     // Others go on meanwhile.
@@ -127,7 +127,7 @@ async fn outcomes_come_in_the_order_they_were_published(broker: &dyn Broker) {
 }
 
 async fn waiting_for_a_message_can_be_given_up_without_losing_one(broker: &dyn Broker) {
-    let mut tasks = broker.tasks(4).await.unwrap();
+    let mut tasks = broker.tasks(4.into()).await.unwrap();
     for number in 0..5 {
         for _ in 0..20 {
             let _ = timeout(Duration::from_micros(50), tasks.next())
@@ -148,9 +148,9 @@ async fn what_a_dead_consumer_had_comes_again_to_another() {
     let run = fresh_run("dead-consumer");
     let (first, second) = (rabbit(&run), rabbit(&run));
     first.publish_task(task("a")).await.unwrap();
-    let mut tasks = first.tasks(4).await.unwrap();
+    let mut tasks = first.tasks(4.into()).await.unwrap();
     let held = next(&mut tasks).await;
-    let mut others = second.tasks(4).await.unwrap();
+    let mut others = second.tasks(4.into()).await.unwrap();
     nothing_comes(&mut others).await;
     drop((tasks, held, first));
     let again = next(&mut others).await;
@@ -165,10 +165,10 @@ async fn a_closed_consumer_gives_back_what_it_fetched() {
     for number in 0..5 {
         broker.publish_task(task(&number.to_string())).await.unwrap();
     }
-    let mut tasks = broker.tasks(10).await.unwrap();
+    let mut tasks = broker.tasks(10.into()).await.unwrap();
     let held = next(&mut tasks).await;
     tasks.close().await.unwrap();
-    let mut others = rabbit(&run).tasks(10).await.unwrap();
+    let mut others = rabbit(&run).tasks(10.into()).await.unwrap();
     let mut ids = Vec::new();
     for _ in 0..4 {
         let got = next(&mut others).await;
@@ -242,7 +242,7 @@ async fn thousands_of_publishes_at_once_are_all_confirmed() {
         publishes.spawn(async move { broker.publish_task(task(&number.to_string())).await.unwrap() });
     }
     timeout(DEADLINE, publishes.join_all()).await.expect("all confirmed in time");
-    let mut tasks = broker.tasks(500).await.unwrap();
+    let mut tasks = broker.tasks(500.into()).await.unwrap();
     let mut ids = std::collections::HashSet::new();
     for _ in 0..3_000 {
         let got = next(&mut tasks).await;

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use shelfmill_pipeline::{
-    broker::{Broker, BrokerError, Consumer, Delivery, prefetch_for},
+    broker::{Broker, BrokerError, Consumer, Delivery, Prefetch},
     health::{Role, Silence, health},
     job::Job,
     ledger::{Halt, Ledger, LedgerError, Pulse},
@@ -174,7 +174,7 @@ async fn work_session(
 
     // More than can be worked on: the next product is here when a place becomes free, while the broker is still being told of
     // those before it.
-    let prefetch = prefetch_for(concurrency);
+    let prefetch = Prefetch::of_places(concurrency);
     let mut tasks = tokio::select! {
         tasks = desk.broker().tasks(prefetch) => tasks?,
         () = stopper.stopped() => return Ok(false),

@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{Broker, BrokerError, Consumer, DeadLetter, DeadLetters, Delivery, Depths, Receipt};
+use super::{Broker, BrokerError, Consumer, DeadLetter, DeadLetters, Delivery, Depths, Prefetch, Receipt};
 use crate::{
     message::{Outcome, Task},
     trace::Parent,
@@ -94,7 +94,7 @@ impl Broker for MemoryBroker {
         false
     }
 
-    async fn tasks(&self, _prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
+    async fn tasks(&self, _prefetch: Prefetch) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
         let source = self.task_source.lock().await.take().ok_or(BrokerError::Closed)?;
         Ok(Box::new(Tasks { source, sender: self.tasks.downgrade(), counts: Arc::clone(&self.counts) }))
     }

@@ -94,7 +94,7 @@ pub trait Broker: Send + Sync {
     /// Whether a message may come more than once.
     fn repeats(&self) -> bool;
     /// Consumes tasks, at most `prefetch` unsettled at a time.
-    async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError>;
+    async fn tasks(&self, prefetch: Prefetch) -> Result<Box<dyn Consumer<Task>>, BrokerError>;
     /// Consumes outcomes; of several consumers one gets them, the others stand by.
     async fn outcomes(&self, prefetch: u16) -> Result<Box<dyn Consumer<Outcome>>, BrokerError>;
     /// How much is waiting.
@@ -170,21 +170,34 @@ pub struct Depths {
     pub dead: u64,
 }
 
-/// So many tasks are acknowledged together, at most.
-const MOST_TOLD_TOGETHER: u32 = 64;
-
-/// How many tasks a worker with so many places has fetched and not settled, at most: those that are worked on, a quarter more
-/// that wait for a place, and those that are done with and [wait to be told of](told_together).
-#[must_use]
-pub fn prefetch_for(places: u32) -> u16 {
-    let told = (places / 4 * 3).min(MOST_TOLD_TOGETHER);
-    u16::try_from(places + places / 4 + told + 1).unwrap_or(u16::MAX)
+/// How much is fetched ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefetch {
+    /// Messages fetched and not settled, at most.
+    pub messages: u16,
+    /// Of those, so many that are done with may wait to be told of together.
+    pub told_together: u16,
 }
 
-/// How many tasks are acknowledged together. RabbitMQ then sends as many at once, which costs it less than one by one.
-fn told_together(prefetch: u16) -> usize {
-    let told = u32::from(prefetch) / 8 * 3;
-    told.clamp(1, MOST_TOLD_TOGETHER) as usize
+impl Prefetch {
+    /// Of a worker with so many places: what is worked on, a quarter more that wait for a place, and those that wait to be told
+    /// of. RabbitMQ sends as many at once as it is told of, which costs it less than one by one. But what one worker has, another
+    /// cannot begin: with few places, which slow calls may fill, few wait.
+    #[must_use]
+    pub fn of_places(places: u32) -> Self {
+        const FEW: u32 = 32;
+        const MOST_TOLD_TOGETHER: u32 = 64;
+        let told = (places.min(FEW) / 4 + places.saturating_sub(FEW)).clamp(1, MOST_TOLD_TOGETHER);
+        let messages = u16::try_from(places + places / 4 + told + 1).unwrap_or(u16::MAX);
+        Self { messages, told_together: u16::try_from(told).unwrap_or(u16::MAX) }
+    }
+}
+
+impl From<u16> for Prefetch {
+    /// So many messages, each told of by itself.
+    fn from(messages: u16) -> Self {
+        Self { messages, told_together: 1 }
+    }
 }
 
 /// A stream of deliveries that survives lost connections.

@@ -11,7 +11,6 @@ use tokio::{
 };
 
 use super::consumer::RabbitReceipt;
-use crate::broker::told_together;
 
 /// How long the first of them waits.
 const WAITS: Duration = Duration::from_millis(5);
@@ -29,10 +28,9 @@ enum Word {
 
 impl Acks {
     /// Tells what is said here, until nobody can say anything.
-    pub(super) fn open(prefetch: u16) -> Self {
-        let together = told_together(prefetch);
+    pub(super) fn open(together: u16) -> Self {
         let (words, said) = mpsc::unbounded_channel();
-        tokio::spawn(tell(said, together));
+        tokio::spawn(tell(said, together.into()));
         Self(words)
     }
 

@@ -28,7 +28,7 @@ use super::{
     publish::{ANSWER_TIMEOUT, Epitaph},
 };
 use crate::{
-    broker::{BrokerError, Consumer, Delivery, Receipt},
+    broker::{BrokerError, Consumer, Delivery, Prefetch, Receipt},
     crash::{self, Point},
     message::{DecodeError, Outcome, Task},
     trace::{self, Parent},
@@ -105,10 +105,14 @@ pub(super) struct RabbitConsumer<M> {
 type Live = (Arc<Link>, lapin::Consumer);
 
 impl<M: Wire> RabbitConsumer<M> {
-    pub(super) async fn start(shared: Arc<Shared>, queue: &str, prefetch: u16) -> Result<Self, BrokerError> {
+    pub(super) async fn start(
+        shared: Arc<Shared>,
+        queue: &str,
+        prefetch: Prefetch,
+    ) -> Result<Self, BrokerError> {
         let live = shared.subscribe(queue, prefetch).await?;
         let (sender, fetched) = mpsc::channel(M::WAITING);
-        let (closing, acks) = (CancellationToken::new(), Acks::open(prefetch));
+        let (closing, acks) = (CancellationToken::new(), Acks::open(prefetch.told_together));
         let pump = tokio::spawn({
             let (shared, queue, closing) = (Arc::clone(&shared), queue.to_owned(), closing.clone());
             let acks = acks.clone();
@@ -131,7 +135,7 @@ impl<M: Wire> RabbitConsumer<M> {
 }
 
 impl Shared {
-    async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Live, BrokerError> {
+    async fn subscribe(&self, queue: &str, prefetch: Prefetch) -> Result<Live, BrokerError> {
         loop {
             let link = self.open(Purpose::Consume).await?;
             let loss = match timeout(ANSWER_TIMEOUT, subscribe_once(&link, queue, prefetch)).await {
@@ -154,7 +158,7 @@ impl Shared {
     async fn pump<M: Wire>(
         self: &Arc<Self>,
         queue: &str,
-        prefetch: u16,
+        prefetch: Prefetch,
         mut live: Live,
         sender: &mpsc::Sender<Result<Fetched<M>, BrokerError>>,
         acks: &Acks,
@@ -277,9 +281,9 @@ async fn finish(mut burials: JoinSet<Result<(), BrokerError>>) -> Result<(), Bro
     timeout(BURIAL_PATIENCE, all).await.unwrap_or(Ok(()))
 }
 
-async fn subscribe_once(link: &Link, queue: &str, prefetch: u16) -> lapin::Result<lapin::Consumer> {
+async fn subscribe_once(link: &Link, queue: &str, prefetch: Prefetch) -> lapin::Result<lapin::Consumer> {
     let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-    link.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    link.channel.basic_qos(prefetch.messages, BasicQosOptions::default()).await?;
     link.channel.basic_consume(queue.into(), "".into(), options, arguments).await
 }
 

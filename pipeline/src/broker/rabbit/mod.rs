@@ -18,7 +18,7 @@ use lapin::{tcp::OwnedTLSConfig, uri::AMQPUri};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
-use super::{Broker, BrokerError, Consumer, DeadLetters, Depths, topology::Topology};
+use super::{Broker, BrokerError, Consumer, DeadLetters, Depths, Prefetch, topology::Topology};
 use crate::{
     message::{Outcome, Task},
     server_url,
@@ -119,7 +119,7 @@ impl RabbitBroker {
     async fn consume<M: Wire>(
         &self,
         queue: &str,
-        prefetch: u16,
+        prefetch: Prefetch,
     ) -> Result<Box<dyn Consumer<M>>, BrokerError> {
         Ok(Box::new(RabbitConsumer::start(Arc::clone(&self.shared), queue, prefetch).await?))
     }
@@ -147,12 +147,12 @@ impl Broker for RabbitBroker {
         true
     }
 
-    async fn tasks(&self, prefetch: u16) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
+    async fn tasks(&self, prefetch: Prefetch) -> Result<Box<dyn Consumer<Task>>, BrokerError> {
         self.consume(&self.shared.topology.tasks, prefetch).await
     }
 
     async fn outcomes(&self, prefetch: u16) -> Result<Box<dyn Consumer<Outcome>>, BrokerError> {
-        self.consume(&self.shared.topology.outcomes, prefetch).await
+        self.consume(&self.shared.topology.outcomes, prefetch.into()).await
     }
 
     async fn depths(&self) -> Result<Depths, BrokerError> {

@@ -138,11 +138,20 @@ impl Connection {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        tokio::select! {
+        let reply = tokio::select! {
             biased;
-            () = self.stopper.aborted() => None,
-            reply = self.try_once(&command) => reply.inspect(|_| self.outage.answered(None)).ok(),
+            () = self.stopper.aborted() => return None,
+            reply = self.try_once(&command) => reply,
+        };
+        match &reply {
+            Ok(_) => self.outage.answered(None),
+            // Told now: by the next attempt all may be well again.
+            Err(error) if matches!(trouble(error), Trouble::Broken) => {
+                drop(self.outage.wait(&error.to_string()))
+            }
+            Err(_) => {}
         }
+        reply.ok()
     }
 
     /// Why nobody answers: this process is ending, or something of it has ended that should not have.
