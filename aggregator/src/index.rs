@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use crate::{
     folder::Folder,
-    line_file::{damaged, read_lines, read_lines_within},
+    line_file::{damaged, read_lines_within},
     order::{Place, Sorter},
     summary::{Counted, Tally},
 };
@@ -44,20 +44,15 @@ fn index_by<'f>(
         let readers: Vec<_> = parts.iter().map(|part| scope.spawn(move || part_of(part))).collect();
         readers.into_iter().map(|reader| reader.join().ok()?.ok()).collect()
     });
-    let mut sorter = Sorter::new(folder.path());
-    match indexed.into_iter().collect::<Option<Vec<_>>>() {
-        Some(indexed) => {
-            for (counted, places) in indexed {
-                tally.merge(&counted).context("counting latencies")?;
-                sorter.merge(places)?;
-            }
-        }
+    let indexed = match indexed.into_iter().collect::<Option<Vec<_>>>() {
+        Some(indexed) => indexed,
         // What is wrong is told with its line, which only one who has read all lines before it can number.
-        None => read_lines::<anyhow::Error>(&path, 0, |at_bytes, number, line| {
-            let result = counted(&path, number, line)?;
-            tally.add(&result);
-            Ok(sorter.push(Place { seq: result.seq, at_bytes, size_bytes: line.len() as u64 })?)
-        })?,
+        None => vec![index_part(Sorter::new(folder.path()), &path, 0..u64::MAX)?],
+    };
+    let mut sorter = Sorter::new(folder.path());
+    for (counted, places) in indexed {
+        tally.merge(&counted).context("counting latencies")?;
+        sorter.merge(places)?;
     }
     Ok(sorter)
 }
@@ -68,8 +63,8 @@ fn index_part<'f>(
     part: Range<u64>,
 ) -> anyhow::Result<(Tally, Sorter<'f>)> {
     let mut tally = Tally::new();
-    read_lines_within::<anyhow::Error>(path, part, |at_bytes, _, line| {
-        let result: Counted<'_> = serde_json::from_str(line)?;
+    read_lines_within::<anyhow::Error>(path, part, |at_bytes, number, line| {
+        let result = counted(path, number, line)?;
         tally.add(&result);
         Ok(sorter.push(Place { seq: result.seq, at_bytes, size_bytes: line.len() as u64 })?)
     })?;

@@ -7,7 +7,7 @@
 //!
 //! What is decoded here makes one line of a file, whoever has published it, and none that is too long to be read again.
 
-use std::{borrow::Borrow, io::Write as _, sync::Arc};
+use std::{borrow::Borrow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -411,12 +411,8 @@ fn encode<T: Serialize>(message: &T, version: u32) -> Vec<u8> {
 
 /// The message, where its envelope is byte for byte as [`encode`] makes it: read in one pass. Others are read in two, and told.
 fn as_written<T: for<'de> Deserialize<'de>>(bytes: &[u8], version: u32) -> Option<T> {
-    let mut envelope = [0; 32];
-    let mut rest = &mut envelope[..];
-    write!(rest, r#"{{"v":{version},"m":"#).ok()?;
-    let unused = rest.len();
-    let message = bytes.strip_prefix(&envelope[..envelope.len() - unused])?.strip_suffix(b"}")?;
-    serde_json::from_slice(message).ok()
+    let envelope = format!(r#"{{"v":{version},"m":"#);
+    serde_json::from_slice(bytes.strip_prefix(envelope.as_bytes())?.strip_suffix(b"}")?).ok()
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8], newest: u32) -> Result<T, DecodeError> {

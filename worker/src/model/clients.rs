@@ -25,8 +25,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is spoken with a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Http {
-    /// HTTP/1.1: without TLS nothing else is agreed upon.
-    One,
     /// HTTP/2 where TLS has agreed upon it, else HTTP/1.1.
     Agreed,
     /// HTTP/2, without asking.
@@ -34,7 +32,6 @@ pub(crate) enum Http {
 }
 
 pub(super) struct Clients {
-    one: Vec<OnceLock<Client>>,
     agreed: Vec<OnceLock<Client>>,
     two: Vec<OnceLock<Client>>,
     /// Made once: the system's certificates take 10 ms to read, and some memory.
@@ -55,7 +52,6 @@ impl Clients {
     pub(super) fn new(calls: usize) -> anyhow::Result<Arc<Self>> {
         let count = calls.div_ceil(CALLS_EACH).max(1);
         let clients = Self {
-            one: vec![OnceLock::new(); count],
             agreed: vec![OnceLock::new(); count],
             two: vec![OnceLock::new(); count],
             tls: tls().context("cannot read the system's certificates")?,
@@ -63,13 +59,12 @@ impl Clients {
             free: Mutex::new((0..calls).rev().map(|call| call / CALLS_EACH).collect()),
         };
         // Whether there can be any is known before the first call.
-        clients.client(0, Http::One)?;
+        clients.client(0, Http::Agreed)?;
         Ok(Arc::new(clients))
     }
 
     fn client(&self, index: usize, http: Http) -> anyhow::Result<Client> {
         let made = match http {
-            Http::One => &self.one[index],
             Http::Agreed => &self.agreed[index],
             Http::Two => &self.two[index],
         };
@@ -117,8 +112,6 @@ fn build(http: Http, idle_connections: usize, tls: ClientConfig) -> anyhow::Resu
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .redirect(Policy::none());
     let builder = match http {
-        // What reqwest would try again are refusals of HTTP/2, and it keeps a copy of each request for that.
-        Http::One => builder.http1_only().retry(reqwest::retry::never()),
         Http::Agreed => builder,
         Http::Two => builder.http2_prior_knowledge(),
     };

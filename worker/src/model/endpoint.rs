@@ -60,11 +60,7 @@ impl Endpoint {
         let is_openai = url.host_str().is_some_and(|host| host.ends_with("openai.com"));
         Ok(Self {
             dialect: Dialect::new(name_of(&url, &at, job), job.llm.structured, is_openai),
-            http: match url.scheme() {
-                _ if is_http2_at_once(base) => Http::Two,
-                "http" => Http::One,
-                _ => Http::Agreed,
-            },
+            http: if is_http2_at_once(base) { Http::Two } else { Http::Agreed },
             at,
             url,
             temperature: job.llm.temperature,

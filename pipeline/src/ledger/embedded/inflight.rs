@@ -3,9 +3,9 @@
 //!
 //! A file of 16-byte slots: a product's first call writes its hash into a free one and each call counts itself there, the record
 //! of the product's line clears it, together with those of the same batch. A call is in the file before it is made, with
-//! those that are begun at the same time; what else has changed goes with the next call, or with the next record. Nothing is fsynced (a killed process leaves its writes with
-//! the kernel; after a power cut the counts may be short), and a torn or foreign file only makes the counts wrong, never
-//! the results.
+//! those that are begun at the same time; what else has changed goes with the next call or record, or a few seconds later.
+//! Nothing is fsynced (a killed process leaves its writes with the kernel; after a power cut the counts may be short), and a
+//! torn or foreign file only makes the counts wrong, never the results.
 
 use std::{
     fs::{File, OpenOptions},

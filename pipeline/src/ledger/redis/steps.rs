@@ -149,7 +149,7 @@ fn turn(reply: i64) -> Result<Turn, LedgerError> {
         -3 => Ok(Turn::OverBudget),
         wait_ms => u64::try_from(wait_ms)
             .map(|ms| Turn::After(Duration::from_millis(ms)))
-            .map_err(|_| LedgerError::Unreadable { what: "claim" }),
+            .map_err(|_| LedgerError::Unreadable { what: "call" }),
     }
 }
 
@@ -164,12 +164,26 @@ fn kept(reply: &[Vec<u8>]) -> Result<Kept, LedgerError> {
 }
 
 impl RedisLedger {
-    fn tools(&self) -> Tools {
-        Tools {
-            connection: Arc::clone(&self.connection),
-            keys: Arc::clone(&self.keys),
-            scripts: Arc::clone(&self.scripts),
-        }
+    async fn ask_together<Q, A, Fut>(
+        &self,
+        together: &Together<Q, A>,
+        question: Q,
+        script: fn(Tools, Arc<Vec<Q>>, Try) -> Fut,
+    ) -> Result<A, LedgerError>
+    where
+        Q: Question,
+        A: Send + 'static,
+        Fut: Future<Output = Result<Vec<A>, LedgerError>> + Send + 'static,
+    {
+        let answer = || {
+            let tools = Tools {
+                connection: Arc::clone(&self.connection),
+                keys: Arc::clone(&self.keys),
+                scripts: Arc::clone(&self.scripts),
+            };
+            move |questions, how| script(tools.clone(), questions, how)
+        };
+        together.ask(question, answer).await.unwrap_or_else(|| Err(self.connection.gone()))
     }
 
     pub(super) async fn ask_claim(
@@ -179,12 +193,7 @@ impl RedisLedger {
         lease: Duration,
     ) -> Result<Claim, LedgerError> {
         let asked = ClaimAsked { product, token: token.to_owned(), lease };
-        let tools = || {
-            let tools = self.tools();
-            move |asked, how| tools.clone().claim(asked, how)
-        };
-        let answered = self.steps.claims.ask(asked, tools).await;
-        answered.unwrap_or_else(|| Err(self.connection.gone()))
+        self.ask_together(&self.steps.claims, asked, Tools::claim).await
     }
 
     pub(super) async fn ask_call(
@@ -195,12 +204,7 @@ impl RedisLedger {
     ) -> Result<Turn, LedgerError> {
         let budget = budget.map_or(String::new(), |budget| budget.nanos().to_string());
         let asked = CallAsked { product, token: token.to_owned(), call, budget };
-        let tools = || {
-            let tools = self.tools();
-            move |asked, how| tools.clone().begin(asked, how)
-        };
-        let answered = self.steps.calls.ask(asked, tools).await;
-        answered.unwrap_or_else(|| Err(self.connection.gone()))
+        self.ask_together(&self.steps.calls, asked, Tools::begin).await
     }
 
     pub(super) async fn keep_answer(
@@ -212,11 +216,6 @@ impl RedisLedger {
     ) -> Result<Kept, LedgerError> {
         let late = late.map(|calls| calls.to_string()).unwrap_or_default();
         let put = AnswerPut { product, token: token.to_owned(), outcome: outcome.encode(), late, cost };
-        let tools = || {
-            let tools = self.tools();
-            move |put, how| tools.clone().put(put, how)
-        };
-        let answered = self.steps.answers.ask(put, tools).await;
-        answered.unwrap_or_else(|| Err(self.connection.gone()))
+        self.ask_together(&self.steps.answers, put, Tools::put).await
     }
 }
