@@ -1,7 +1,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use shelfmill_pipeline::{
-    broker::{Broker, Cause, Connect, Consumer, Delivery, MemoryBroker, RabbitBroker, RabbitConfig},
+    broker::{
+        Broker, Cause, Connect, Consumer, Delivery, MemoryBroker, Prefetch, RabbitBroker, RabbitConfig,
+    },
     message::{Outcome, Rejects, Task},
     shutdown::Stopper,
 };
@@ -263,10 +265,10 @@ fn number_of(delivery: &Delivery<Outcome>) -> u64 {
     }
 }
 
-async fn take(outcomes: &mut Box<dyn Consumer<Outcome>>, count: usize) -> Vec<Delivery<Outcome>> {
+async fn take<M>(consumer: &mut Box<dyn Consumer<M>>, count: usize) -> Vec<Delivery<M>> {
     let mut taken = Vec::new();
     while taken.len() < count {
-        taken.push(next(outcomes).await);
+        taken.push(next(consumer).await);
     }
     taken
 }
@@ -326,6 +328,47 @@ async fn what_came_before_and_is_not_done_with_is_not_settled_along() {
     assert_eq!(number_of(&again[0]), 1);
     nothing_comes(&mut others).await;
     Delivery::ack_all(again).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_ahead_is_fetched_can_be_changed_and_nothing_is_lost_or_settled_along() {
+    const TASKS: usize = 100;
+    let run = fresh_run("prefetch");
+    let (first, second) = (rabbit(&run), rabbit(&run));
+    for number in 0..TASKS {
+        first.publish_task(task(&number.to_string())).await.unwrap();
+    }
+    let few = Prefetch { messages: 8, told_together: 4 };
+    let mut tasks = first.tasks(few).await.unwrap();
+    let mut held = take(&mut tasks, 1).await;
+    let mut taken = take(&mut tasks, 3).await;
+    // While 4 more have arrived and nobody has asked for them.
+    assert!(tasks.set_prefetch(Prefetch { messages: 24, told_together: 10 }));
+    taken.extend(take(&mut tasks, 4 + 24).await);
+    nothing_comes(&mut tasks).await;
+    // The last first.
+    held.extend(taken.drain(..1));
+    for done in taken.drain(..).rev() {
+        done.ack().await.unwrap();
+    }
+    taken.extend(take(&mut tasks, 24).await);
+    assert!(tasks.set_prefetch(few));
+    assert!(tasks.set_prefetch(Prefetch { messages: 16, told_together: 4 }));
+    for done in taken.drain(..) {
+        done.ack().await.unwrap();
+    }
+    let left = TASKS - (1 + 3 + 4 + 24) - 24;
+    for _ in 0..left {
+        next(&mut tasks).await.ack().await.unwrap();
+    }
+    nothing_comes(&mut tasks).await;
+    tasks.told().await.unwrap();
+    let undone: Vec<_> = held.iter().map(|task| task.message.id.clone()).collect();
+    drop((tasks, held, first));
+    let mut others = second.tasks(few).await.unwrap();
+    let again = take(&mut others, undone.len()).await;
+    assert_eq!(again.iter().map(|task| task.message.id.clone()).collect::<Vec<_>>(), undone);
+    nothing_comes(&mut others).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

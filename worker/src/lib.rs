@@ -2,8 +2,8 @@
 //!
 //! A worker keeps nothing: everything it must not forget is with the broker or in the ledger before it goes on
 //! (see [`product`] for the steps). So any number of workers may run, and any of them may die at any moment.
-//! Memory is bounded by `concurrency`: a task is begun only when a place is free for it, and a few more than that are fetched or
-//! being told of.
+//! Memory is bounded by `concurrency`: a task is begun only when a place is free for it ([`ahead`]), and a few more than that are
+//! fetched or being told of.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,11 +17,11 @@ use shelfmill_pipeline::{
     shutdown::Stopper,
 };
 use tokio::{
-    sync::Semaphore,
     task::{JoinError, JoinSet},
     time::{Instant, timeout},
 };
 
+mod ahead;
 mod analysis;
 mod analysts;
 mod answer;
@@ -37,6 +37,7 @@ mod refusals;
 mod routes;
 mod same_prompt;
 
+use ahead::Places;
 pub use estimate::{Corrector, Estimate, Estimator, estimate_tokens};
 pub use images::count_images;
 use lease::RENEW_EVERY;
@@ -82,8 +83,9 @@ pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
 /// The most products one worker may have under way.
 pub const MAX_CONCURRENCY: u32 = 50_000;
 
-/// How often a worker looks for a job that is not there yet, or that was changed.
+/// How often a worker looks for a job that is not there yet; in the beginning more often, since roles are started together.
 const JOB_POLL: Duration = Duration::from_secs(1);
+const FIRST_JOB_POLL: Duration = Duration::from_millis(20);
 /// How often a worker that ends with the run asks whether it has ended.
 const DONE_POLL: Duration = Duration::from_millis(100);
 /// How long a look at the queue may take.
@@ -184,7 +186,8 @@ async fn work_session(
         let desk = Arc::clone(&desk);
         async move { desk.upkeep().await }
     });
-    let result = work(&desk, tasks.as_mut(), concurrency as usize, until_done, &stopper).await;
+    let places = Places::new(concurrency);
+    let result = work(&desk, tasks.as_mut(), (places, prefetch), until_done, &stopper).await;
     upkeep.abort();
     desk.abandon().await;
     tracing::info!(worker = desk.name(), "ended");
@@ -193,7 +196,7 @@ async fn work_session(
 }
 
 async fn job_of_run(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<Option<Job>> {
-    let mut told = false;
+    let (mut told, mut poll) = (false, FIRST_JOB_POLL);
     loop {
         let job = tokio::select! {
             job = ledger.job() => job?,
@@ -207,7 +210,7 @@ async fn job_of_run(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<Op
             tracing::info!("the run has no job yet, waiting for its producer");
         }
         tokio::select! {
-            () = tokio::time::sleep(JOB_POLL) => {}
+            () = tokio::time::sleep(poll) => poll = (poll * 2).min(JOB_POLL),
             () = stopper.stopped() => return Ok(None),
         }
     }
@@ -216,18 +219,17 @@ async fn job_of_run(ledger: &dyn Ledger, stopper: &Stopper) -> anyhow::Result<Op
 async fn work(
     desk: &Arc<Desk>,
     tasks: &mut dyn Consumer<Task>,
-    concurrency: usize,
+    (mut places, prefetch): (Places, Prefetch),
     until_done: bool,
     stopper: &Stopper,
 ) -> anyhow::Result<()> {
-    let places = Arc::new(Semaphore::new(concurrency));
     let mut running = JoinSet::new();
     let mut silence = Silence::of(Role::Worker);
     let mut result = Ok(());
     loop {
         // The place first: a task that is fetched can be begun.
         let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place?,
+            place = places.take() => place?,
             () = stopper.stopped() => break,
         };
         silence.waits();
@@ -237,6 +239,11 @@ async fn work(
                 let desk = Arc::clone(desk);
                 // Boxed where it is made: else it is copied on its way to the runtime, all 4 KB of it, more than once.
                 running.spawn(Box::pin(async move { desk.process(delivery, place).await }));
+                if let Some(ahead) = places.begun()
+                    && tasks.set_prefetch(prefetch.and_ahead(ahead))
+                {
+                    places.set_ahead(ahead);
+                }
             }
             Ok(None) => break,
             Err(error) => {

@@ -145,6 +145,10 @@ impl Consumer<Task> for Tasks {
         Ok(Delivery::new(task, trace, receipt))
     }
 
+    fn set_prefetch(&mut self, _prefetch: Prefetch) -> bool {
+        false
+    }
+
     async fn close(&mut self) -> Result<(), BrokerError> {
         // What is still queued dies with the process, and the next start reads the input again.
         self.source.close();
@@ -198,6 +202,10 @@ impl Consumer<Outcome> for Outcomes {
     async fn next(&mut self) -> Result<Delivery<Outcome>, BrokerError> {
         let (outcome, trace) = self.source.recv().await.ok_or(BrokerError::Closed)?;
         Ok(Delivery::new(outcome, trace, OutcomeReceipt))
+    }
+
+    fn set_prefetch(&mut self, _prefetch: Prefetch) -> bool {
+        false
     }
 
     async fn close(&mut self) -> Result<(), BrokerError> {

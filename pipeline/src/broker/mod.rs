@@ -191,6 +191,17 @@ impl Prefetch {
         let messages = u16::try_from(places + places / 4 + told + 1).unwrap_or(u16::MAX);
         Self { messages, told_together: u16::try_from(told).unwrap_or(u16::MAX) }
     }
+
+    /// The same with so many messages more, and as many that wait to be told of as half of them.
+    #[must_use]
+    pub fn and_ahead(self, messages: u32) -> Self {
+        let messages = u16::try_from(messages).unwrap_or(u16::MAX);
+        let told = messages / 2;
+        Self {
+            messages: self.messages.saturating_add(messages).saturating_add(told),
+            told_together: self.told_together.saturating_add(told),
+        }
+    }
 }
 
 impl From<u16> for Prefetch {
@@ -205,6 +216,8 @@ impl From<u16> for Prefetch {
 pub trait Consumer<M>: Send {
     /// The next delivery; waits as long as there is none. Cancel safe.
     async fn next(&mut self) -> Result<Delivery<M>, BrokerError>;
+    /// From now on fetches so far ahead; `false` where nothing is fetched, since all there is is here.
+    fn set_prefetch(&mut self, prefetch: Prefetch) -> bool;
     /// Takes no more, and gives back at once what was fetched and not handed out.
     async fn close(&mut self) -> Result<(), BrokerError>;
     /// Returns when the broker was told of all that is done with.

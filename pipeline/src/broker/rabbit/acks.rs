@@ -1,18 +1,19 @@
 //! What a worker is done with, told together: RabbitMQ takes one word for a task and all before it, and each word is work for it.
 //!
-//! A word waits for others, but not for long. Until it is told the task is the worker's; where it never is (the process dies, the
-//! connection is lost) the task comes again, and its claim says that it is done.
+//! What is done with waits for what came before it, but not for long, and few do. Until it is told the task is the worker's; where it
+//! never is (the process dies, the connection is lost) the task comes again, and its claim says that it is done.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
 
 use super::consumer::RabbitReceipt;
+use crate::broker::Prefetch;
 
-/// How long the first of them waits.
+/// How long one waits for those before it.
 const WAITS: Duration = Duration::from_millis(5);
 
 /// Where it is said what is done with.
@@ -28,9 +29,9 @@ enum Word {
 
 impl Acks {
     /// Tells what is said here, until nobody can say anything.
-    pub(super) fn open(together: u16) -> Self {
+    pub(super) fn open(prefetch: watch::Receiver<Prefetch>) -> Self {
         let (words, said) = mpsc::unbounded_channel();
-        tokio::spawn(tell(said, together.into()));
+        tokio::spawn(tell(said, prefetch));
         Self(words)
     }
 
@@ -48,34 +49,56 @@ impl Acks {
     }
 }
 
-async fn tell(mut said: mpsc::UnboundedReceiver<Word>, together: usize) {
-    let (mut done, mut waiting) = (Vec::new(), Vec::new());
-    while let Some(first) = said.recv().await {
-        let deadline = Instant::now() + WAITS;
-        let mut word = Some(first);
-        while let Some(next) = word.take() {
-            match next {
-                Word::Done(receipt) => done.push(receipt),
-                Word::Tell(teller) => waiting.push(teller),
+/// Done with, and until when that may wait.
+type Done = (RabbitReceipt, Instant);
+
+async fn tell(mut said: mpsc::UnboundedReceiver<Word>, prefetch: watch::Receiver<Prefetch>) {
+    let mut done = Vec::<Done>::new();
+    // So many together, those that wait for others beside them.
+    let mut enough = 0;
+    loop {
+        let word = match done.first() {
+            Some((_, until)) => timeout_at(*until, said.recv()).await,
+            None => Ok(said.recv().await),
+        };
+        let most = usize::from(prefetch.borrow().told_together);
+        let (is_due, teller) = match word {
+            Ok(Some(Word::Done(receipt))) => {
+                done.push((receipt, Instant::now() + WAITS));
+                (done.len() >= enough.max(most / 2), None)
             }
-            if done.len() < together && waiting.is_empty() {
-                word = timeout_at(deadline, said.recv()).await.ok().flatten();
-            }
+            Ok(Some(Word::Tell(teller))) => (true, Some(teller)),
+            Ok(None) => break,
+            Err(_) => (true, None),
+        };
+        if is_due {
+            let all = teller.is_some() || done.len() >= most;
+            settle(&mut done, all).await;
+            enough = done.len() + most / 2;
         }
-        settle(mem::take(&mut done)).await;
-        for teller in waiting.drain(..) {
+        if let Some(teller) = teller {
             let _ = teller.send(());
         }
     }
+    settle(&mut done, true).await;
 }
 
-/// Of one connection, but where it was replaced meanwhile.
-async fn settle(mut done: Vec<RabbitReceipt>) {
-    while let Some(last) = done.pop() {
+/// Those that wait for none before them, and those that have waited long enough; or all. They are of one connection, but where
+/// it was replaced meanwhile.
+async fn settle(done: &mut Vec<Done>, all: bool) {
+    let now = Instant::now();
+    let mut waiting = Vec::new();
+    while let Some((last, _)) = done.last() {
+        let link = Arc::clone(last.link());
         let (same, others): (Vec<_>, Vec<_>) =
-            done.into_iter().partition(|receipt| Arc::ptr_eq(receipt.link(), last.link()));
-        let numbers = same.iter().map(|receipt| receipt.tag()).chain([last.tag()]).collect();
-        last.link().acknowledge(numbers).await;
-        done = others;
+            std::mem::take(done).into_iter().partition(|(receipt, _)| Arc::ptr_eq(receipt.link(), &link));
+        let tags = same.iter().map(|(receipt, _)| receipt.tag()).collect();
+        let overdue: BTreeSet<_> =
+            same.iter().filter(|(_, until)| all || *until <= now).map(|(receipt, _)| receipt.tag()).collect();
+        let told = link.acknowledge(&tags, |tag| overdue.contains(&tag)).await;
+        waiting.extend(same.into_iter().filter(|(receipt, _)| !told.contains(&receipt.tag())));
+        *done = others;
     }
+    waiting.sort_by_key(|(_, until)| *until);
+    *done = waiting;
 }

@@ -75,12 +75,18 @@ impl Link {
         self.unsettled().insert(tag);
     }
 
-    /// Tells RabbitMQ that these are done with: in one word those before which nothing else is open, each other one in its own.
-    /// On a dead connection nothing is told, and they come again.
-    pub(super) async fn acknowledge(&self, done: BTreeSet<DeliveryTag>) {
+    /// Tells RabbitMQ what of this is done with: in one word those before which nothing else is open, and each other one that
+    /// cannot wait for those before it in its own. Returns what was told. On a dead connection nothing is, and they come again.
+    pub(super) async fn acknowledge(
+        &self,
+        done: &BTreeSet<DeliveryTag>,
+        cannot_wait: impl Fn(DeliveryTag) -> bool,
+    ) -> BTreeSet<DeliveryTag> {
         let together = self.unsettled().iter().take_while(|tag| done.contains(tag)).last().copied();
-        let alone = done.iter().copied().filter(|tag| Some(*tag) > together).map(|tag| (tag, false));
-        let words = together.map(|last| (last, true)).into_iter().chain(alone);
+        let alone: Vec<_> =
+            done.iter().copied().filter(|tag| Some(*tag) > together && cannot_wait(*tag)).collect();
+        let words =
+            together.map(|last| (last, true)).into_iter().chain(alone.iter().map(|tag| (*tag, false)));
         // At once, so that they leave in few packets.
         let told = join_all(words.map(|(tag, multiple)| {
             timeout(ANSWER_TIMEOUT, self.channel.basic_ack(tag, BasicAckOptions { multiple }))
@@ -92,15 +98,14 @@ impl Link {
                 Err(_) => tracing::debug!("not acknowledged in time: the message comes again"),
             }
         }
-        self.settled(done);
-    }
-
-    /// RabbitMQ was told of these. Not before: nobody else may tell it of them.
-    pub(super) fn settled(&self, tags: impl IntoIterator<Item = DeliveryTag>) {
+        let told: BTreeSet<_> =
+            done.iter().copied().filter(|tag| Some(*tag) <= together).chain(alone).collect();
+        // Not before: nobody else may tell it of them.
         let mut unsettled = self.unsettled();
-        for tag in tags {
-            unsettled.remove(&tag);
+        for tag in &told {
+            unsettled.remove(tag);
         }
+        told
     }
 
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<DeliveryTag>> {

@@ -1,7 +1,6 @@
 //! Consuming, across lost connections.
 
 use std::{
-    collections::BTreeSet,
     iter,
     sync::{
         Arc,
@@ -11,27 +10,27 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, future::try_join_all};
-use lapin::{
-    message::Delivery as LapinDelivery,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{AMQPValue, DeliveryTag, FieldTable},
+use futures_util::future::try_join_all;
+use lapin::{message::Delivery as LapinDelivery, types::DeliveryTag};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
 };
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     acks::Acks,
-    connection::{Link, Shared, Trouble},
-    declare::queue_trouble,
+    connection::{Link, Shared},
     outage::{Loss, Purpose},
-    publish::{ANSWER_TIMEOUT, Epitaph},
+    publish::Epitaph,
+    subscription::{Live, Unbegun, parents},
 };
 use crate::{
     broker::{BrokerError, Consumer, Delivery, Prefetch, Receipt},
     crash::{self, Point},
     message::{DecodeError, Outcome, Task},
-    trace::{self, Parent},
+    trace::Parent,
 };
 
 const MAX_REASON_BYTES: usize = 1024;
@@ -97,12 +96,10 @@ pub(super) struct RabbitConsumer<M> {
     queue: String,
     fetched: mpsc::Receiver<Result<Fetched<M>, BrokerError>>,
     acks: Acks,
+    prefetch: watch::Sender<Prefetch>,
     closing: CancellationToken,
     pump: AbortOnDropHandle<Option<Live>>,
 }
-
-/// A subscription, and the connection it lives on.
-type Live = (Arc<Link>, lapin::Consumer);
 
 impl<M: Wire> RabbitConsumer<M> {
     pub(super) async fn start(
@@ -112,12 +109,13 @@ impl<M: Wire> RabbitConsumer<M> {
     ) -> Result<Self, BrokerError> {
         let live = shared.subscribe(queue, prefetch).await?;
         let (sender, fetched) = mpsc::channel(M::WAITING);
-        let (closing, acks) = (CancellationToken::new(), Acks::open(prefetch.told_together));
+        let (prefetch, wanted) = watch::channel(prefetch);
+        let (closing, acks) = (CancellationToken::new(), Acks::open(wanted.clone()));
         let pump = tokio::spawn({
             let (shared, queue, closing) = (Arc::clone(&shared), queue.to_owned(), closing.clone());
             let acks = acks.clone();
             async move {
-                match shared.pump(&queue, prefetch, live, &sender, &acks, &closing).await {
+                match shared.pump(&queue, wanted, live, &sender, &acks, &closing).await {
                     Ok(live) => live,
                     Err(error) => {
                         tokio::select! {
@@ -130,35 +128,16 @@ impl<M: Wire> RabbitConsumer<M> {
             }
         });
         let pump = AbortOnDropHandle::new(pump);
-        Ok(Self { shared, queue: queue.to_owned(), fetched, acks, closing, pump })
+        Ok(Self { shared, queue: queue.to_owned(), fetched, acks, prefetch, closing, pump })
     }
 }
 
 impl Shared {
-    async fn subscribe(&self, queue: &str, prefetch: Prefetch) -> Result<Live, BrokerError> {
-        loop {
-            let link = self.open(Purpose::Consume).await?;
-            let loss = match timeout(ANSWER_TIMEOUT, subscribe_once(&link, queue, prefetch)).await {
-                Ok(Ok(stream)) => {
-                    self.outages.restored(Purpose::Consume);
-                    return Ok((link, stream));
-                }
-                Ok(Err(error)) => match queue_trouble(queue, error) {
-                    Trouble::Permanent(error) => return Err(error),
-                    Trouble::Passing(error) => Loss::Connection(error.to_string()),
-                },
-                Err(_) => Loss::Silence(queue.to_owned()),
-            };
-            self.outages.lost(Purpose::Consume, Some(link.opened), &loss);
-            self.breathe().await?;
-        }
-    }
-
     /// Fetches until it is closing; then returns the subscription, if there is one.
     async fn pump<M: Wire>(
         self: &Arc<Self>,
         queue: &str,
-        prefetch: Prefetch,
+        mut wanted: watch::Receiver<Prefetch>,
         mut live: Live,
         sender: &mpsc::Sender<Result<Fetched<M>, BrokerError>>,
         acks: &Acks,
@@ -175,15 +154,26 @@ impl Shared {
             };
             let next = loop {
                 tokio::select! {
-                    next = live.1.next() => break next,
+                    next = live.next() => break Ok(next),
+                    Ok(()) = wanted.changed(), if live.can_change() => {
+                        let prefetch = *wanted.borrow_and_update();
+                        tokio::select! {
+                            changed = live.change(queue, prefetch) => match changed {
+                                Ok(()) => {}
+                                Err(loss) => break Err(loss),
+                            },
+                            // What it has fetched comes again when its connection is gone.
+                            () = closing.cancelled() => return finish(burials).await.map(|()| None),
+                        }
+                    }
                     Some(buried) = burials.join_next() => buried.map_err(|_| BrokerError::Closed)??,
                     () = closing.cancelled() => return finish(burials).await.map(|()| Some(live)),
                 }
             };
             let loss = match next {
-                Some(Ok(found)) => {
-                    live.0.taken(found.delivery_tag);
-                    let (fetched, unreadable) = self.open_parcel(&live.0, &found, acks);
+                Ok(Some(Ok(found))) => {
+                    live.link.taken(found.delivery_tag);
+                    let (fetched, unreadable) = self.open_parcel(&live.link, &found, acks);
                     if let Some(unreadable) = unreadable {
                         let (shared, queue) = (Arc::clone(self), queue.to_owned());
                         burials.spawn(async move { shared.dead_letter(&queue, unreadable).await });
@@ -196,17 +186,19 @@ impl Shared {
                     }
                     continue;
                 }
-                Some(Err(error)) => Loss::Connection(error.to_string()),
+                Ok(Some(Err(error))) => Loss::Connection(error.to_string()),
                 // RabbitMQ cancels a consumer whose queue is gone, and leaves it its connection.
-                None if live.0.is_alive() => Loss::Queue(queue.to_owned()),
-                None => Loss::Connection("the connection has ended".to_owned()),
+                Ok(None) if live.link.is_alive() => Loss::Queue(queue.to_owned()),
+                Ok(None) => Loss::Connection("the connection has ended".to_owned()),
+                Err(loss) => loss,
             };
-            self.outages.lost(Purpose::Consume, Some(live.0.opened), &loss);
+            self.outages.lost(Purpose::Consume, Some(live.link.opened), &loss);
             // What came on this connection comes again.
             burials.shutdown().await;
             drop(live);
             let subscribed = async {
                 self.breathe().await?;
+                let prefetch = *wanted.borrow_and_update();
                 self.subscribe(queue, prefetch).await
             };
             live = tokio::select! {
@@ -281,17 +273,17 @@ async fn finish(mut burials: JoinSet<Result<(), BrokerError>>) -> Result<(), Bro
     timeout(BURIAL_PATIENCE, all).await.unwrap_or(Ok(()))
 }
 
-async fn subscribe_once(link: &Link, queue: &str, prefetch: Prefetch) -> lapin::Result<lapin::Consumer> {
-    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-    link.channel.basic_qos(prefetch.messages, BasicQosOptions::default()).await?;
-    link.channel.basic_consume(queue.into(), "".into(), options, arguments).await
-}
-
 #[async_trait]
 impl<M: Wire> Consumer<M> for RabbitConsumer<M> {
     async fn next(&mut self) -> Result<Delivery<M>, BrokerError> {
         let (message, trace, receipt) = self.fetched.recv().await.ok_or(BrokerError::Closed)??;
         Ok(Delivery::new(message, trace, receipt))
+    }
+
+    fn set_prefetch(&mut self, prefetch: Prefetch) -> bool {
+        // Where nobody listens there is nothing to fetch any more.
+        self.prefetch.send_replace(prefetch);
+        true
     }
 
     async fn close(&mut self) -> Result<(), BrokerError> {
@@ -324,7 +316,7 @@ impl<M: Wire> RabbitConsumer<M> {
         }
         // Cancelled first: what is given back must not come here again.
         let mut unbegun = match live {
-            Some((link, stream)) => unsubscribe(link, stream).await,
+            Some(live) => live.end().await,
             None => Vec::new(),
         };
         self.fetched.close();
@@ -335,66 +327,6 @@ impl<M: Wire> RabbitConsumer<M> {
         }
         let given_back = unbegun.iter().map(|message| message.give_back(&self.shared, &self.queue));
         try_join_all(given_back).await.map(drop)
-    }
-}
-
-/// A message that was fetched and not handed out.
-struct Unbegun {
-    link: Arc<Link>,
-    tag: DeliveryTag,
-    body: Vec<u8>,
-    trace: Parent,
-}
-
-impl Unbegun {
-    /// As a copy, confirmed, before it is acknowledged. Where the connection it came on is lost, or the grace is
-    /// over, there is nothing to do: RabbitMQ delivers it again.
-    async fn give_back(&self, shared: &Shared, queue: &str) -> Result<(), BrokerError> {
-        let published = tokio::select! {
-            published = shared.publish(queue, &self.body, std::slice::from_ref(&self.trace), None) => published,
-            () = self.link.gone() => return Ok(()),
-        };
-        match published {
-            Ok(()) => self.link.acknowledge(BTreeSet::from([self.tag])).await,
-            Err(BrokerError::Aborted) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-}
-
-/// Ends a subscription; what had arrived on it.
-async fn unsubscribe(link: Arc<Link>, mut stream: lapin::Consumer) -> Vec<Unbegun> {
-    let mut unbegun = Vec::new();
-    let cancelled = link.channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
-    let cancelled = tokio::select! {
-        cancelled = timeout(ANSWER_TIMEOUT, cancelled) => matches!(cancelled, Ok(Ok(()))),
-        () = link.gone() => false,
-    };
-    if cancelled {
-        while let Some(Ok(found)) = stream.next().await {
-            let trace = parents(&found).pop().unwrap_or_default();
-            let tag = found.delivery_tag;
-            link.taken(tag);
-            unbegun.push(Unbegun { link: Arc::clone(&link), tag, body: found.data, trace });
-        }
-    }
-    unbegun
-}
-
-/// The spans that published what is in it, in its order, where it tells of them.
-fn parents(found: &LapinDelivery) -> Vec<Parent> {
-    let text = |value: &AMQPValue| match value {
-        AMQPValue::LongString(header) => {
-            std::str::from_utf8(header.as_bytes()).map_or_else(|_| Parent::default(), Parent::read)
-        }
-        _ => Parent::default(),
-    };
-    let headers = found.properties.headers().as_ref();
-    match headers.and_then(|headers| headers.inner().get(trace::HEADER)) {
-        Some(AMQPValue::FieldArray(headers)) => headers.as_slice().iter().map(text).collect(),
-        Some(header) => vec![text(header)],
-        None => Vec::new(),
     }
 }
 
@@ -453,7 +385,7 @@ impl Receipt for RabbitReceipt {
     }
 
     async fn settle(self: Box<Self>, numbers: Vec<u64>) -> Result<(), BrokerError> {
-        self.link().acknowledge(numbers.into_iter().collect()).await;
+        self.link().acknowledge(&numbers.into_iter().collect(), |_| true).await;
         Ok(())
     }
 

@@ -41,6 +41,7 @@ mod outbox;
 mod publish;
 mod purge;
 mod socket;
+mod subscription;
 
 /// A silent peer is given up after twice this. Half of it would be too short for a machine that is busy for seconds.
 const HEARTBEAT_S: u16 = 10;

@@ -6,25 +6,31 @@
 -- out to cost. What claims hold that have run out counts as spent: their products may wait behind all others, and until they
 -- are claimed again nobody else would find it.
 local BUDGET_POLL_MS, SWEPT_EVERY_MS = 250, 5000
-local pace, claims = KEYS[1], KEYS[2]
+local pace, products = KEYS[1], {}
+for i = 1, #ARGV, 7 do products[#products + 1] = ARGV[i] end
+local claims, changed = read_fields(KEYS[2], products), {}
+local function change(product, claim) claims[product], changed[product] = claim, claim end
 local function sweep()
     local time = redis.call('TIME')
     local now = time[1] * 1000 + math.floor(time[2] / 1000)
     if now - (tonumber(redis.call('HGET', pace, 'swept')) or 0) < SWEPT_EVERY_MS then return end
     redis.call('HSET', pace, 'swept', string.format('%d', now))
-    local all = redis.call('HGETALL', claims)
+    write_fields(KEYS[2], changed)
+    changed = {}
+    local all = redis.call('HGETALL', KEYS[2])
     for i = 1, #all, 2 do
         local until_ms, counts, hold, token = all[i + 1]:match('^(%d+) (%d+ %d+ %d+) (%d+) (.*)$')
         if hold and hold ~= '0' and tonumber(until_ms) < now then
             redis.call('HINCRBY', pace, 'held', '-' .. hold)
             redis.call('HINCRBY', pace, 'spent', hold)
-            redis.call('HSET', claims, all[i], string.format('%s %s 0 %s', until_ms, counts, token))
+            redis.call('HSET', KEYS[2], all[i], string.format('%s %s 0 %s', until_ms, counts, token))
         end
     end
+    claims = read_fields(KEYS[2], products)
 end
 local is_halted = redis.call('HEXISTS', KEYS[3], 'halt') == 1
 local function begin(product, asker, number, most, before, budget, is_beside)
-    local held = redis.call('HGET', claims, product)
+    local held = claims[product]
     local head, begun, hold, token
     if held then head, begun, hold, token = held:match('^(%d+ %d+ %d+) (%d+) (%d+) (.*)$') end
     if token ~= asker then return -1 end
@@ -35,7 +41,7 @@ local function begin(product, asker, number, most, before, budget, is_beside)
         redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
         redis.call('HINCRBY', pace, 'spent', before)
         hold = 0
-        redis.call('HSET', claims, product, string.format('%s %d 0 %s', head, begun, token))
+        change(product, string.format('%s %d 0 %s', head, begun, token))
     end
     if is_halted then return -2 end
     if is_new then
@@ -49,13 +55,14 @@ local function begin(product, asker, number, most, before, budget, is_beside)
             end
         end
         if tonumber(most) > 0 then redis.call('HINCRBY', pace, 'held', most) end
-        redis.call('HSET', claims, product, string.format('%s %d %d %s', head, number, hold + most, token))
+        change(product, string.format('%s %d %d %s', head, number, hold + most, token))
     end
     return 0
 end
 local replies = {}
 for i = 1, #ARGV, 7 do
     local turn = begin(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6] == '1')
-    table.insert(replies, turn)
+    replies[#replies + 1] = turn
 end
+write_fields(KEYS[2], changed)
 return replies

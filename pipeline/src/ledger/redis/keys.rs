@@ -51,12 +51,22 @@ impl Keys {
     }
 }
 
+/// A script with what all may use; its flags come first.
+fn script(text: &str) -> Script {
+    let (flags, text) = match text.split_once('\n') {
+        Some((flags, rest)) if flags.starts_with("#!") => (flags, rest),
+        _ => ("", text),
+    };
+    let separator = if flags.is_empty() { "" } else { "\n" };
+    Script::new(&format!("{flags}{separator}{}{text}", include_str!("fields.lua")))
+}
+
 macro_rules! scripts {
     ($($name:ident),*) => {
         pub(super) struct Scripts { $(pub(super) $name: Script),* }
         impl Scripts {
             pub(super) fn new() -> Self {
-                Self { $($name: Script::new(include_str!(concat!(stringify!($name), ".lua")))),* }
+                Self { $($name: script(include_str!(concat!(stringify!($name), ".lua")))),* }
             }
         }
     };

@@ -5,19 +5,25 @@
 -- line tells of that one's calls); {'done'} where the product has its result already; or,
 -- where the claim is no longer held and there were other calls than those, {'late', calls begun by those whose claims ran
 -- out and by who has the product now, what was spent when it was last given back}, and keeps nothing.
-local claims, answers, spent, pace = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local spent, pace, products = KEYS[3], KEYS[4], {}
+for i = 1, #ARGV, 5 do products[#products + 1] = ARGV[i] end
+local claims, answers = read_fields(KEYS[1], products), read_fields(KEYS[2], products)
+local put_now, ended = {}, {}
 local function is_failure(outcome) return outcome:match('^{"v":%d+,"m":{"failed":') end
 local function put(bucket, product, asker, outcome, told, cost)
-    local known = redis.call('HGET', bucket, product)
-    local state = known and known:sub(1, 1) or 'o'
-    local is_open = state == 'o' or state == 'r'
-    local held = redis.call('HGET', claims, product)
+    local held = claims[product]
     local calls, begun, hold, token
     if held then calls, begun, hold, token = held:match('^%d+ %d+ (%d+) (%d+) (%d+) (.*)$') end
+    -- Only what is open has a claim.
+    local state = 'o'
+    if token ~= asker then
+        local known = redis.call('HGET', bucket, product)
+        state = known and known:sub(1, 1) or 'o'
+    end
+    local is_open = state == 'o' or state == 'r'
     local reply = {'kept'}
-    -- First what a full Redis refuses, so that it refuses the whole.
     if is_open then
-        local answer = redis.call('HGET', answers, product)
+        local answer = answers[product]
         local replaces = false
         if answer and is_failure(answer) and not is_failure(outcome) then
             local meta = cjson.decode(answer).m.failed.meta
@@ -35,7 +41,7 @@ local function put(bucket, product, asker, outcome, told, cost)
                     return {'late', tostring(since), spent_before}
                 end
             end
-            redis.call('HSET', answers, product, outcome)
+            answers[product], put_now[product] = outcome, outcome
         end
     elseif state == 'c' then
         -- A result may follow a failure that is on disk: that one is told.
@@ -43,7 +49,7 @@ local function put(bucket, product, asker, outcome, told, cost)
     end
     -- A late one ends the other's claim, too: no call is begun for a product that is answered.
     if token == asker or (token and told ~= '') then
-        redis.call('HDEL', claims, product)
+        claims[product], ended[product] = nil, false
         if hold ~= '0' then
             redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
             -- Of the other's call nobody will tell the cost.
@@ -55,6 +61,9 @@ end
 local replies = {}
 for i = 1, #ARGV, 5 do
     local bucket = KEYS[5 + (i - 1) / 5]
-    table.insert(replies, put(bucket, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]))
+    replies[#replies + 1] = put(bucket, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
 end
+-- First what a full Redis refuses, so that it refuses the whole.
+write_fields(KEYS[2], put_now)
+write_fields(KEYS[1], ended)
 return replies

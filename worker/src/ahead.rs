@@ -1,0 +1,127 @@
+//! How many products a worker has beside those whose calls are under way.
+//!
+//! Where calls take milliseconds, a product spends most of its time on its way from and to RabbitMQ and Redis, and places stand
+//! empty meanwhile. Then more products are taken than there are places for calls: what is asked of Redis and told RabbitMQ at the
+//! same time goes there together. What one worker has, another cannot begin: so it is only done where the worker has begun
+//! as many within a tenth of a second.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+/// For each place so many products more.
+const OF_A_PLACE: u32 = 4;
+const MOST: u32 = 256;
+/// In which they must have been begun.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Places for products; those for their calls are counted where they are made.
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    most_ahead: u32,
+    is_ahead: bool,
+    /// Places to be taken back when they become free.
+    owed: usize,
+    /// Products begun since then.
+    begun: u32,
+    since: Instant,
+}
+
+impl Places {
+    pub(crate) fn new(concurrency: u32) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(concurrency as usize)),
+            most_ahead: concurrency.saturating_mul(OF_A_PLACE).min(MOST),
+            is_ahead: false,
+            owed: 0,
+            begun: 0,
+            since: Instant::now(),
+        }
+    }
+
+    /// A place for a product, when there is one. Cancel safe.
+    pub(crate) async fn take(&mut self) -> anyhow::Result<OwnedSemaphorePermit> {
+        loop {
+            let place = Arc::clone(&self.free).acquire_owned().await?;
+            if self.owed == 0 {
+                return Ok(place);
+            }
+            place.forget();
+            self.owed -= 1;
+        }
+    }
+
+    /// A product was begun; how many are to be there beside those that have calls, where that has changed.
+    pub(crate) fn begun(&mut self) -> Option<u32> {
+        self.begun += 1;
+        if self.begun < self.most_ahead {
+            return None;
+        }
+        let is_quick = self.since.elapsed() <= SOON;
+        (self.begun, self.since) = (0, Instant::now());
+        if is_quick == self.is_ahead {
+            return None;
+        }
+        self.is_ahead = is_quick;
+        Some(if is_quick { self.most_ahead } else { 0 })
+    }
+
+    /// So many places more than for calls, or no more than for calls.
+    pub(crate) fn set_ahead(&mut self, ahead: u32) {
+        if ahead > 0 {
+            self.free.add_permits(ahead as usize);
+        } else {
+            self.owed += self.most_ahead as usize;
+            self.owed -= self.free.forget_permits(self.owed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// Begins so many products, one in each of these spaces of time.
+    async fn begin(places: &mut Places, products: u32, each: Duration) -> Vec<u32> {
+        let mut changes = Vec::new();
+        for _ in 0..products {
+            advance(each).await;
+            if let Some(ahead) = places.begun() {
+                places.set_ahead(ahead);
+                changes.push(ahead);
+            }
+        }
+        changes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_products_are_begun_quickly_there_are_more_and_where_not_no_longer() {
+        let mut places = Places::new(8);
+        let quick = SOON / 40;
+        assert_eq!(begin(&mut places, 100, quick).await, [32]);
+        let mut taken = Vec::new();
+        for _ in 0..40 {
+            taken.push(places.take().await.unwrap());
+        }
+        assert!(Arc::clone(&places.free).try_acquire_owned().is_err(), "8, and 32 more");
+        assert_eq!(begin(&mut places, 100, SOON).await, [0]);
+        // What is there ends, and of what becomes free only the 8 places of calls are taken again.
+        taken.truncate(8);
+        for _ in 0..4 {
+            assert!(futures_util::poll!(Box::pin(places.take())).is_pending());
+        }
+        drop(taken.pop());
+        assert!(futures_util::poll!(Box::pin(places.take())).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_products_change_nothing() {
+        let mut places = Places::new(64);
+        assert_eq!(begin(&mut places, 2_000, Duration::from_millis(1)).await, []);
+    }
+}
