@@ -112,8 +112,6 @@ class Bench:
 
         def start():
             begun = [role("producer", *produce), role("aggregator", "aggregator", "--out", out)]
-            # A worker that finds no job asks again a second later; the producer is given time to leave it.
-            time.sleep(0.3)
             return begun + [role(f"worker {number}", *work) for number in range(1, workers + 1)]
 
         return self._measured(name, start, simulator, [rabbitmq, redis], out, products, products)

@@ -124,8 +124,12 @@ fn a_deleted_delay_queue_is_declared_again_and_what_was_in_it_is_published_again
     let mut workers = fleet.workers(2);
     let aggregator = fleet.aggregator().start();
     ended(fleet.producer().run(DEADLINE));
-    // By then both have published: a connection that is made later would declare the queue, and miss nothing.
+    // By then all have published or looked: a connection that is made later would declare the queue, and miss nothing.
     fleet.wait_for_lines(40);
+    eventually(DEADLINE, "the aggregator to look at its queues", || {
+        let looks = rabbitmq::shared().has_connection(aggregator.pid(), "publish");
+        if looks { Ok(()) } else { Err(aggregator.stderr()) }
+    });
     delete(&fleet, "retry.5s");
     // What it was at is busy until its leases run out, and the other puts that off.
     workers.remove(0).kill9();

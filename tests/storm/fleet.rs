@@ -135,10 +135,7 @@ impl Stormy {
         // The fleet has the while to notice; the start of a server takes its own.
         self.go_on_until(mended_at);
         match target {
-            Target::RabbitMq => {
-                self.rabbitmq.restart();
-                self.rabbitmq.elect_leaders();
-            }
+            Target::RabbitMq => self.rabbitmq.restart(),
             _ => self.redis.restart(),
         }
     }

@@ -139,6 +139,14 @@ impl RabbitMq {
         listed.lines().map(parse_queue).collect()
     }
 
+    /// Whether the process of ours with that number has a connection for that.
+    pub(crate) fn has_connection(&self, process: u32, purpose: &str) -> bool {
+        // Their names are among what they say of themselves.
+        let told = self.ctl(&["list_connections", "client_properties", "--no-table-headers"]);
+        let its = [format!("-{process}-"), format!("({purpose})")];
+        told.lines().any(|connection| its.iter().all(|part| connection.contains(part)))
+    }
+
     pub(crate) fn kill(&mut self) {
         self.server.kill();
     }
@@ -151,11 +159,12 @@ impl RabbitMq {
     pub(crate) fn restart(&mut self) {
         self.server.stop();
         self.run();
+        self.elect_leaders();
     }
 
-    /// Has every quorum queue without a leader elect one, as docs/operations.md tells an operator to: one that was killed in
-    /// the moment in which it was declared does not by itself. (Seen of RabbitMQ 3.10.8.)
-    pub(crate) fn elect_leaders(&self) {
+    /// Has every quorum queue without a leader elect one, as docs/operations.md tells an operator to: one that was killed
+    /// soon after it was declared does not by itself. (Seen of RabbitMQ 3.10.8.)
+    fn elect_leaders(&self) {
         const ELECT: &str = "[ra:trigger_election(Server) || Queue <- rabbit_amqqueue:list(), \
              amqqueue:get_type(Queue) =:= rabbit_quorum_queue, \
              Server <- [amqqueue:get_pid(Queue)], ra_leaderboard:lookup_leader(element(1, Server)) =:= undefined].";

@@ -2,8 +2,8 @@
 //!
 //! Where calls take milliseconds, a product spends most of its time on its way from and to RabbitMQ and Redis, and places stand
 //! empty meanwhile. Then more products are taken than there are places for calls: what is asked of Redis and told RabbitMQ at the
-//! same time goes there together. What one worker has, another cannot begin: so it is only done where the worker has begun
-//! as many within a tenth of a second.
+//! same time goes there together. What one worker has, another cannot begin: so it is only done where the worker has made
+//! as many calls within a tenth of a second.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{
 /// For each place so many products more.
 const OF_A_PLACE: u32 = 4;
 const MOST: u32 = 256;
-/// In which they must have been begun.
+/// In which as many calls must have been made.
 const SOON: Duration = Duration::from_millis(100);
 
 /// Places for products; those for their calls are counted where they are made.
@@ -25,8 +25,8 @@ pub(crate) struct Places {
     is_ahead: bool,
     /// Places to be taken back when they become free.
     owed: usize,
-    /// Products begun since then.
-    begun: u32,
+    /// Calls that had been made by then.
+    calls: u32,
     since: Instant,
 }
 
@@ -37,7 +37,7 @@ impl Places {
             most_ahead: concurrency.saturating_mul(OF_A_PLACE).min(MOST),
             is_ahead: false,
             owed: 0,
-            begun: 0,
+            calls: 0,
             since: Instant::now(),
         }
     }
@@ -54,14 +54,13 @@ impl Places {
         }
     }
 
-    /// A product was begun; how many are to be there beside those that have calls, where that has changed.
-    pub(crate) fn begun(&mut self) -> Option<u32> {
-        self.begun += 1;
-        if self.begun < self.most_ahead {
+    /// So many calls have been made; how many products are to be there beside those that have calls, where that has changed.
+    pub(crate) fn look(&mut self, calls: u32) -> Option<u32> {
+        if calls.wrapping_sub(self.calls) < self.most_ahead {
             return None;
         }
         let is_quick = self.since.elapsed() <= SOON;
-        (self.begun, self.since) = (0, Instant::now());
+        (self.calls, self.since) = (calls, Instant::now());
         if is_quick == self.is_ahead {
             return None;
         }
@@ -86,12 +85,12 @@ mod tests {
 
     use super::*;
 
-    /// Begins so many products, one in each of these spaces of time.
-    async fn begin(places: &mut Places, products: u32, each: Duration) -> Vec<u32> {
-        let mut changes = Vec::new();
-        for _ in 0..products {
+    /// Makes so many calls, one in each of these spaces of time.
+    async fn call(places: &mut Places, calls: u32, each: Duration) -> Vec<u32> {
+        let (mut changes, made) = (Vec::new(), places.calls);
+        for call in 1..=calls {
             advance(each).await;
-            if let Some(ahead) = places.begun() {
+            if let Some(ahead) = places.look(made + call) {
                 places.set_ahead(ahead);
                 changes.push(ahead);
             }
@@ -100,16 +99,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_products_are_begun_quickly_there_are_more_and_where_not_no_longer() {
+    async fn where_calls_are_quick_there_are_more_and_where_not_no_longer() {
         let mut places = Places::new(8);
         let quick = SOON / 40;
-        assert_eq!(begin(&mut places, 100, quick).await, [32]);
+        assert_eq!(call(&mut places, 100, quick).await, [32]);
         let mut taken = Vec::new();
         for _ in 0..40 {
             taken.push(places.take().await.unwrap());
         }
         assert!(Arc::clone(&places.free).try_acquire_owned().is_err(), "8, and 32 more");
-        assert_eq!(begin(&mut places, 100, SOON).await, [0]);
+        assert_eq!(call(&mut places, 100, SOON).await, [0]);
         // What is there ends, and of what becomes free only the 8 places of calls are taken again.
         taken.truncate(8);
         for _ in 0..4 {
@@ -120,8 +119,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn slow_products_change_nothing() {
+    async fn slow_calls_change_nothing() {
         let mut places = Places::new(64);
-        assert_eq!(begin(&mut places, 2_000, Duration::from_millis(1)).await, []);
+        assert!(call(&mut places, 2_000, Duration::from_millis(1)).await.is_empty());
     }
 }

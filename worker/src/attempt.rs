@@ -220,7 +220,11 @@ impl Analyst {
     ) -> anyhow::Result<Result<Place, Option<Verdict>>> {
         let (route, began) = (&question.route, Instant::now());
         loop {
+            if services.stopper.is_stopped() {
+                return Ok(Err(Some(Verdict::Later(Duration::ZERO))));
+            }
             let place = tokio::select! {
+                biased;
                 place = route.gate.enter() => place,
                 () = services.stopper.stopped() => return Ok(Err(Some(Verdict::Later(Duration::ZERO)))),
             };

@@ -160,6 +160,11 @@ impl ModelClient {
         })
     }
 
+    /// Calls made by now; beyond 2^32 it begins anew.
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     fn turn(&self) -> anyhow::Result<Turn> {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         if self.recycle_every > 0 && number > 0 && number.is_multiple_of(self.recycle_every) {

@@ -115,6 +115,11 @@ impl Desk {
         self.broker.as_ref()
     }
 
+    /// Calls made by now.
+    pub(crate) fn calls(&self) -> u32 {
+        self.model.calls()
+    }
+
     /// Whether the run is over, or has paused by itself.
     pub(crate) async fn run_is_done(&self) -> anyhow::Result<bool> {
         let progress = self.ledger.progress().await?;
@@ -230,6 +235,7 @@ impl Desk {
 
         // 2.
         let company = tokio::select! {
+            biased;
             company = self.company(grant.lost_claims) => Some(company),
             () = self.stopper.stopped() => None,
         };

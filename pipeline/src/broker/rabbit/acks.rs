@@ -14,7 +14,7 @@ use super::consumer::RabbitReceipt;
 use crate::broker::Prefetch;
 
 /// How long one waits for those before it.
-const WAITS: Duration = Duration::from_millis(5);
+const WAITS: Duration = Duration::from_millis(10);
 
 /// Where it is said what is done with.
 #[derive(Clone)]
