@@ -15,8 +15,9 @@ use tokio::{
 /// For each place so many products more.
 const OF_A_PLACE: u32 = 4;
 const MOST: u32 = 256;
-/// In which as many calls must have been made.
+/// In which as many calls must have been made; and no longer where it takes that long.
 const SOON: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_millis(400);
 
 /// Places for products; those for their calls are counted where they are made.
 pub(crate) struct Places {
@@ -59,7 +60,7 @@ impl Places {
         if calls.wrapping_sub(self.calls) < self.most_ahead {
             return None;
         }
-        let is_quick = self.since.elapsed() <= SOON;
+        let is_quick = self.since.elapsed() <= if self.is_ahead { LATE } else { SOON };
         (self.calls, self.since) = (calls, Instant::now());
         if is_quick == self.is_ahead {
             return None;

@@ -113,6 +113,8 @@ pub(crate) struct Services<'a> {
     pub(crate) model: &'a ModelClient,
     pub(crate) ledger: &'a dyn Ledger,
     pub(crate) stopper: &'a Stopper,
+    /// Turns for the calls of the whole worker, whichever ways they take.
+    pub(crate) calls: &'a Semaphore,
 }
 
 /// What was spent on a product that the ledger does not know of yet.

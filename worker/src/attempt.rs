@@ -13,7 +13,7 @@ use shelfmill_pipeline::{
     shutdown::Stopper,
     trace::Span,
 };
-use tokio::time::Instant;
+use tokio::{sync::SemaphorePermit, time::Instant};
 
 use crate::{
     analysis::{Analyst, Services, Verdict, waited},
@@ -212,22 +212,23 @@ impl Analyst {
     }
 
     /// Waits until the question may be asked: `Err(None)` where it had better take another way by now.
-    pub(crate) async fn place(
+    pub(crate) async fn place<'a>(
         &self,
         question: &Question,
         path: &mut Path<'_>,
-        services: Services<'_>,
-    ) -> anyhow::Result<Result<Place, Option<Verdict>>> {
+        services: Services<'a>,
+    ) -> anyhow::Result<Result<(Place, SemaphorePermit<'a>), Option<Verdict>>> {
         let (route, began) = (&question.route, Instant::now());
         loop {
             if services.stopper.is_stopped() {
                 return Ok(Err(Some(Verdict::Later(Duration::ZERO))));
             }
-            let place = tokio::select! {
+            let (place, turn) = tokio::select! {
                 biased;
-                place = route.gate.enter() => place,
+                both = async { (route.gate.enter().await, services.calls.acquire().await) } => both,
                 () = services.stopper.stopped() => return Ok(Err(Some(Verdict::Later(Duration::ZERO)))),
             };
+            let place = (place, turn?);
             if !route.breaker.holds(question.pass, Instant::now()) || route.is_closed() {
                 return Ok(Err(None));
             }

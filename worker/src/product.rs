@@ -36,7 +36,7 @@ use shelfmill_pipeline::{
     shutdown::Stopper,
     trace::Span,
 };
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     WorkerConfig,
@@ -71,6 +71,8 @@ pub(crate) struct Desk {
     run_is_lost: AtomicBool,
     is_halted: AtomicBool,
     model: ModelClient,
+    /// There may be more products than calls at once.
+    calls: Semaphore,
     analysts: Analysts,
     company: Arc<tokio::sync::RwLock<()>>,
 }
@@ -102,6 +104,7 @@ impl Desk {
             run_is_lost: AtomicBool::new(false),
             is_halted: AtomicBool::new(false),
             model,
+            calls: Semaphore::new(concurrency as usize),
             analysts: Analysts::new(analyst),
             company: Arc::default(),
         })
@@ -249,8 +252,12 @@ impl Desk {
         } else if let Some(outcome) = self.unaffordable(&analyst, &delivery.message) {
             Verdict::Outcome(outcome)
         } else {
-            let services =
-                Services { model: &self.model, ledger: self.ledger.as_ref(), stopper: &self.stopper };
+            let services = Services {
+                model: &self.model,
+                ledger: self.ledger.as_ref(),
+                stopper: &self.stopper,
+                calls: &self.calls,
+            };
             analyst.analyse(&mut delivery.message, &mut account, (product, &token), services).await?
         };
         drop(company);

@@ -17,7 +17,7 @@ use lapin::{
     uri::AMQPUri,
 };
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, Notify},
     time::{Instant, sleep, timeout},
 };
 
@@ -59,6 +59,7 @@ pub(super) struct Link {
     pub(super) opened: Instant,
     /// Deliveries that were taken from it and not settled.
     unsettled: std::sync::Mutex<BTreeSet<DeliveryTag>>,
+    has_settled: Notify,
 }
 
 impl Link {
@@ -105,7 +106,29 @@ impl Link {
         for tag in &told {
             unsettled.remove(tag);
         }
+        drop(unsettled);
+        self.has_settled.notify_waiters();
         told
+    }
+
+    /// Resolves when fewer deliveries than that are not settled, or when nobody can settle any.
+    pub(super) async fn has_unsettled_below(&self, messages: usize) {
+        let mut gone = std::pin::pin!(self.gone());
+        loop {
+            let settled = self.has_settled.notified();
+            if self.unsettled().len() < messages {
+                return;
+            }
+            tokio::select! {
+                () = settled => {}
+                () = &mut gone => return,
+            }
+        }
+    }
+
+    /// Ends the connection without a word; what was not settled on it comes again.
+    pub(super) fn cut(&self) {
+        self.socket.end();
     }
 
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<DeliveryTag>> {
@@ -180,6 +203,7 @@ impl Shared {
             socket,
             opened: Instant::now(),
             unsettled: std::sync::Mutex::default(),
+            has_settled: Notify::new(),
         })
     }
 

@@ -155,15 +155,11 @@ impl Shared {
             let next = loop {
                 tokio::select! {
                     next = live.next() => break Ok(next),
-                    Ok(()) = wanted.changed(), if live.can_change() => {
-                        let prefetch = *wanted.borrow_and_update();
-                        tokio::select! {
-                            changed = live.change(queue, prefetch) => match changed {
-                                Ok(()) => {}
-                                Err(loss) => break Err(loss),
-                            },
-                            // What it has fetched comes again when its connection is gone.
-                            () = closing.cancelled() => return finish(burials).await.map(|()| None),
+                    // A subscription cannot be changed: it ends, and there is another when what it has fetched is settled
+                    // but for what the new one may have. Not given up half way, it takes but a moment.
+                    Ok(()) = wanted.changed(), if live.is_open() => {
+                        if let Err(loss) = live.end(queue).await {
+                            break Err(loss);
                         }
                     }
                     Some(buried) = burials.join_next() => buried.map_err(|_| BrokerError::Closed)??,
@@ -185,6 +181,17 @@ impl Shared {
                         () = closing.cancelled() => return finish(burials).await.map(|()| Some(live)),
                     }
                     continue;
+                }
+                Ok(None) if !live.is_open() && live.link.is_alive() => {
+                    let prefetch = *wanted.borrow_and_update();
+                    tokio::select! {
+                        () = live.link.has_unsettled_below(prefetch.messages.into()) => {}
+                        () = closing.cancelled() => return finish(burials).await.map(|()| Some(live)),
+                    }
+                    match live.renew(queue, prefetch).await {
+                        Ok(()) => continue,
+                        Err(loss) => loss,
+                    }
                 }
                 Ok(Some(Err(error))) => Loss::Connection(error.to_string()),
                 // RabbitMQ cancels a consumer whose queue is gone, and leaves it its connection.
@@ -316,7 +323,7 @@ impl<M: Wire> RabbitConsumer<M> {
         }
         // Cancelled first: what is given back must not come here again.
         let mut unbegun = match live {
-            Some(live) => live.end().await,
+            Some(live) => live.close(&self.queue).await,
             None => Vec::new(),
         };
         self.fetched.close();

@@ -1,6 +1,6 @@
 //! A subscription to a queue: made, changed, ended.
 
-use std::{collections::BTreeSet, mem, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::StreamExt;
 use lapin::{
@@ -24,52 +24,74 @@ use crate::{
 /// A subscription, and the connection it lives on.
 pub(super) struct Live {
     pub(super) link: Arc<Link>,
-    /// One that has been ended. What had arrived on it is taken first: deliveries of a connection are acknowledged in its order.
-    earlier: Option<lapin::Consumer>,
     stream: lapin::Consumer,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// No more will arrive; what has is still to be taken.
+    Ended,
+    Drained,
 }
 
 impl Live {
-    /// The next message; `None` when RabbitMQ sends no more. Cancel safe.
+    /// The next message; `None` when no more will come. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<lapin::Result<LapinDelivery>> {
-        if let Some(earlier) = &mut self.earlier {
-            if let Some(next) = earlier.next().await {
-                return Some(next);
-            }
-            self.earlier = None;
+        if self.state == State::Drained {
+            return None;
         }
-        self.stream.next().await
+        let next = self.stream.next().await;
+        if next.is_none() && self.state == State::Ended {
+            self.state = State::Drained;
+        }
+        next
     }
 
-    /// Whether it can be changed: not before what had arrived on the one before it is taken.
-    pub(super) const fn can_change(&self) -> bool {
-        self.earlier.is_none()
+    pub(super) fn is_open(&self) -> bool {
+        self.state == State::Open
     }
 
-    /// Another subscription in the place of the one there is, on its connection: one cannot be changed.
-    pub(super) async fn change(&mut self, queue: &str, prefetch: Prefetch) -> Result<(), Loss> {
-        let changed = async {
-            self.link.channel.basic_cancel(self.stream.tag(), BasicCancelOptions::default()).await?;
-            subscribe_once(&self.link, queue, prefetch).await
-        };
-        match timeout(ANSWER_TIMEOUT, changed).await {
-            Ok(Ok(stream)) => self.earlier = Some(mem::replace(&mut self.stream, stream)),
-            Ok(Err(error)) => return Err(Loss::Connection(error.to_string())),
-            Err(_) => return Err(Loss::Silence(queue.to_owned())),
+    /// Has RabbitMQ send no more; what has arrived can be taken, and is not lost.
+    pub(super) async fn end(&mut self, queue: &str) -> Result<(), Loss> {
+        if self.is_open() {
+            let ended = self.link.channel.basic_cancel(self.stream.tag(), BasicCancelOptions::default());
+            self.heard(queue, ended).await?;
+            self.state = State::Ended;
         }
         Ok(())
     }
 
-    /// Ends it; what had arrived on it.
-    pub(super) async fn end(mut self) -> Vec<Unbegun> {
+    /// Another one in the place of one that is drained.
+    pub(super) async fn renew(&mut self, queue: &str, prefetch: Prefetch) -> Result<(), Loss> {
+        self.stream = self.heard(queue, subscribe_once(&self.link, queue, prefetch)).await?;
+        self.state = State::Open;
+        Ok(())
+    }
+
+    /// RabbitMQ's answer. Where it does not come the connection is cut: products that are under way would keep it, and on it what
+    /// arrives for a subscription of which nobody here knows.
+    async fn heard<T>(&self, queue: &str, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, Loss> {
+        match timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Loss::Connection(error.to_string())),
+            Err(_) => {
+                self.link.cut();
+                Err(Loss::Silence(queue.to_owned()))
+            }
+        }
+    }
+
+    /// Ends it for good; what had arrived on it.
+    pub(super) async fn close(mut self, queue: &str) -> Vec<Unbegun> {
         let mut unbegun = Vec::new();
         let link = Arc::clone(&self.link);
-        let cancelled = link.channel.basic_cancel(self.stream.tag(), BasicCancelOptions::default());
-        let cancelled = tokio::select! {
-            cancelled = timeout(ANSWER_TIMEOUT, cancelled) => matches!(cancelled, Ok(Ok(()))),
+        let ended = tokio::select! {
+            ended = self.end(queue) => ended.is_ok(),
             () = link.gone() => false,
         };
-        if cancelled {
+        if ended {
             while let Some(Ok(found)) = self.next().await {
                 let trace = parents(&found).pop().unwrap_or_default();
                 let tag = found.delivery_tag;
@@ -88,7 +110,7 @@ impl Shared {
             let loss = match timeout(ANSWER_TIMEOUT, subscribe_once(&link, queue, prefetch)).await {
                 Ok(Ok(stream)) => {
                     self.outages.restored(Purpose::Consume);
-                    return Ok(Live { link, earlier: None, stream });
+                    return Ok(Live { link, stream, state: State::Open });
                 }
                 Ok(Err(error)) => match queue_trouble(queue, error) {
                     Trouble::Permanent(error) => return Err(error),

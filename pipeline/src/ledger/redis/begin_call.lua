@@ -16,6 +16,7 @@ local function sweep()
     if now - (tonumber(redis.call('HGET', pace, 'swept')) or 0) < SWEPT_EVERY_MS then return end
     redis.call('HSET', pace, 'swept', string.format('%d', now))
     write_fields(KEYS[2], changed)
+    write_money(pace)
     changed = {}
     local all = redis.call('HGETALL', KEYS[2])
     for i = 1, #all, 2 do
@@ -38,8 +39,7 @@ local function begin(product, asker, number, most, before, budget, is_beside)
     local is_new = begun < tonumber(number)
     if is_new and hold > 0 and not is_beside then
         -- The call before has ended: what it held is free, for this one and for others.
-        redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
-        redis.call('HINCRBY', pace, 'spent', before)
+        held_more, spent_more = held_more - hold, spent_more + before
         hold = 0
         change(product, string.format('%s %d 0 %s', head, begun, token))
     end
@@ -47,14 +47,14 @@ local function begin(product, asker, number, most, before, budget, is_beside)
     if is_new then
         if budget ~= '' then
             local money = redis.call('HMGET', pace, 'spent', 'held')
-            local room = budget - (tonumber(money[1]) or 0) - most
+            local room = budget - (tonumber(money[1]) or 0) - spent_more - most
             if room < 0 then return -3 end
-            if room < (tonumber(money[2]) or 0) then
+            if room < (tonumber(money[2]) or 0) + held_more then
                 sweep()
                 return BUDGET_POLL_MS
             end
         end
-        if tonumber(most) > 0 then redis.call('HINCRBY', pace, 'held', most) end
+        held_more = held_more + most
         change(product, string.format('%s %d %d %s', head, number, hold + most, token))
     end
     return 0
@@ -65,4 +65,5 @@ for i = 1, #ARGV, 7 do
     replies[#replies + 1] = turn
 end
 write_fields(KEYS[2], changed)
+write_money(pace)
 return replies

@@ -3,7 +3,6 @@
 -- them, what was spent when it was last given back, how it is asked otherwise ('' unless it was put back)}.
 -- A claim is stored as "<until ms> <claims lost> <calls lost> <calls begun> <billionths of a dollar held> <token>", so
 -- that asking twice gives the same reply. What a claim that ran out had held counts as spent: nobody knows better.
-local pace = KEYS[4]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local products = {}
@@ -24,10 +23,7 @@ local function claim(bucket, product, asker)
             if tonumber(until_ms) > now then return {'busy'} end
             -- One under which no call was begun was waiting, and is no evidence against the product.
             if begun > 0 then lost_claims = lost_claims + 1 end
-            if hold > 0 then
-                redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
-                redis.call('HINCRBY', pace, 'spent', hold)
-            end
+            held_more, spent_more = held_more - hold, spent_more + hold
             lost_calls, begun, hold = lost_calls + begun, 0, 0
         end
     end
@@ -40,4 +36,5 @@ end
 local replies = {}
 for i, product in ipairs(products) do replies[i] = claim(KEYS[4 + i], product, ARGV[2 * i + 1]) end
 write_fields(KEYS[1], granted)
+write_money(KEYS[4])
 return replies

@@ -28,3 +28,10 @@ local function write_fields(key, changes)
     in_parts('HSET', key, set)
     in_parts('HDEL', key, gone)
 end
+-- Billionths of a dollar that are held and spent: kept until all else is written, so that a script that fails has booked nothing.
+local held_more, spent_more = 0, 0
+local function write_money(pace)
+    if held_more ~= 0 then redis.call('HINCRBY', pace, 'held', string.format('%d', held_more)) end
+    if spent_more ~= 0 then redis.call('HINCRBY', pace, 'spent', string.format('%d', spent_more)) end
+    held_more, spent_more = 0, 0
+end

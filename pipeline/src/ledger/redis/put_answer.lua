@@ -5,7 +5,7 @@
 -- line tells of that one's calls); {'done'} where the product has its result already; or,
 -- where the claim is no longer held and there were other calls than those, {'late', calls begun by those whose claims ran
 -- out and by who has the product now, what was spent when it was last given back}, and keeps nothing.
-local spent, pace, products = KEYS[3], KEYS[4], {}
+local spent, products = KEYS[3], {}
 for i = 1, #ARGV, 5 do products[#products + 1] = ARGV[i] end
 local claims, answers = read_fields(KEYS[1], products), read_fields(KEYS[2], products)
 local put_now, ended = {}, {}
@@ -51,9 +51,8 @@ local function put(bucket, product, asker, outcome, told, cost)
     if token == asker or (token and told ~= '') then
         claims[product], ended[product] = nil, false
         if hold ~= '0' then
-            redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
             -- Of the other's call nobody will tell the cost.
-            redis.call('HINCRBY', pace, 'spent', token == asker and cost or hold)
+            held_more, spent_more = held_more - hold, spent_more + (token == asker and cost or hold)
         end
     end
     return reply
@@ -66,4 +65,5 @@ end
 -- First what a full Redis refuses, so that it refuses the whole.
 write_fields(KEYS[2], put_now)
 write_fields(KEYS[1], ended)
+write_money(KEYS[4])
 return replies

@@ -4,7 +4,7 @@
 -- c, f, and a for a failure that may have been told before: it leaves a product alone that was put back since.
 -- Returns 1, or 0 (and records nothing) where the mark is another: the ledger was emptied or set back, or somebody
 -- else writes. A failure is stored as "<class> <line>".
-local run, failures, pace = KEYS[1], KEYS[4], KEYS[6]
+local run, failures = KEYS[1], KEYS[4]
 local mark = redis.call('HGET', run, 'journal') or ''
 if mark ~= ARGV[1] and mark ~= ARGV[2] then return 0 end
 local scan = redis.call('HGET', run, 'scan')
@@ -41,11 +41,8 @@ for i = 3, #ARGV, 4 do
     if not is_put_back then
         local claim = claims[product]
         local hold = claim and claim:match('^%d+ %d+ %d+ %d+ (%d+)') or '0'
-        if hold ~= '0' then
-            -- Somebody is at it again: what that costs will be told by nobody.
-            redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
-            redis.call('HINCRBY', pace, 'spent', hold)
-        end
+        -- Somebody is at it again: what that costs will be told by nobody.
+        held_more, spent_more = held_more - hold, spent_more + hold
         claims[product], ended[product] = nil, false
         known_no_more[product], known_no_more[product .. ':changes'] = false, false
     end
@@ -54,6 +51,7 @@ write_fields(failures, told)
 write_fields(KEYS[2], ended)
 write_fields(KEYS[3], ended)
 write_fields(KEYS[5], known_no_more)
+write_money(KEYS[6])
 if completed ~= 0 then redis.call('HINCRBY', run, 'completed', completed) end
 if failed ~= 0 then redis.call('HINCRBY', run, 'failed', failed) end
 if scan_completed ~= 0 then redis.call('HINCRBY', run, 'scan_completed', scan_completed) end
