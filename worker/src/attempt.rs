@@ -220,11 +220,7 @@ impl Analyst {
     ) -> anyhow::Result<Result<(Place, SemaphorePermit<'a>), Option<Verdict>>> {
         let (route, began) = (&question.route, Instant::now());
         loop {
-            if services.stopper.is_stopped() {
-                return Ok(Err(Some(Verdict::Later(Duration::ZERO))));
-            }
             let (place, turn) = tokio::select! {
-                biased;
                 both = async { (route.gate.enter().await, services.calls.acquire().await) } => both,
                 () = services.stopper.stopped() => return Ok(Err(Some(Verdict::Later(Duration::ZERO)))),
             };

@@ -18,7 +18,7 @@ use shelfmill_pipeline::{
 };
 use tokio::{
     task::{JoinError, JoinSet},
-    time::{Instant, Interval, MissedTickBehavior, interval_at, timeout},
+    time::{Instant, timeout},
 };
 
 mod ahead;
@@ -224,17 +224,18 @@ async fn work(
     stopper: &Stopper,
 ) -> anyhow::Result<()> {
     let mut running = JoinSet::new();
-    let mut wait = Wait::new(until_done);
+    let mut silence = Silence::of(Role::Worker);
     let mut result = Ok(());
     loop {
         // The place first: a task that is fetched can be begun.
         let place = tokio::select! {
-            biased;
             place = places.take() => place?,
             () = stopper.stopped() => break,
         };
-        match wait.for_task(desk, tasks, &mut running, stopper).await {
+        silence.waits();
+        match next_task(desk, tasks, &mut running, &mut silence, until_done, stopper).await {
             Ok(Some(delivery)) => {
+                silence.ends();
                 let its_desk = Arc::clone(desk);
                 // Boxed where it is made: else it is copied on its way to the runtime, all 4 KB of it, more than once.
                 running.spawn(Box::pin(async move { its_desk.process(delivery, place).await }));
@@ -258,53 +259,32 @@ async fn work(
     result.and(closed).and(drained).and(told)
 }
 
-/// Waiting for tasks.
-struct Wait {
+/// The next task; `None` when the worker is to end.
+async fn next_task(
+    desk: &Desk,
+    tasks: &mut dyn Consumer<Task>,
+    running: &mut JoinSet<anyhow::Result<()>>,
+    silence: &mut Silence,
     until_done: bool,
-    silence: Silence,
-    /// When to look whether there is a reason why none comes. One for all waits: most are over at once.
-    poll: Interval,
-}
-
-impl Wait {
-    fn new(until_done: bool) -> Self {
-        let mut poll = interval_at(Instant::now() + DONE_POLL, DONE_POLL);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { until_done, silence: Silence::of(Role::Worker), poll }
-    }
-
-    /// The next task; `None` when the worker is to end.
-    async fn for_task(
-        &mut self,
-        desk: &Desk,
-        tasks: &mut dyn Consumer<Task>,
-        running: &mut JoinSet<anyhow::Result<()>>,
-        stopper: &Stopper,
-    ) -> anyhow::Result<Option<Delivery<Task>>> {
-        self.silence.waits();
-        let next = tasks.next();
-        tokio::pin!(next);
-        loop {
-            if stopper.is_stopped() {
-                return Ok(None);
-            }
-            tokio::select! {
-                biased;
-                Some(ended) = running.join_next() => check(ended)?,
-                delivery = &mut next => {
-                    self.silence.ends();
-                    return Ok(Some(delivery?));
+    stopper: &Stopper,
+) -> anyhow::Result<Option<Delivery<Task>>> {
+    let mut poll = tokio::time::interval(DONE_POLL);
+    let next = tasks.next();
+    tokio::pin!(next);
+    loop {
+        tokio::select! {
+            biased;
+            () = stopper.stopped() => return Ok(None),
+            Some(ended) = running.join_next() => check(ended)?,
+            delivery = &mut next => return Ok(Some(delivery?)),
+            _ = poll.tick() => {
+                if silence.is_to_look()
+                    && let Ok(depths) = timeout(LOOK_PATIENCE, desk.broker().depths()).await
+                {
+                    silence.looked(depths?.tasks);
                 }
-                () = stopper.stopped() => return Ok(None),
-                _ = self.poll.tick() => {
-                    if self.silence.is_to_look()
-                        && let Ok(depths) = timeout(LOOK_PATIENCE, desk.broker().depths()).await
-                    {
-                        self.silence.looked(depths?.tasks);
-                    }
-                    if self.until_done && running.is_empty() && desk.run_is_done().await? {
-                        return Ok(None);
-                    }
+                if until_done && running.is_empty() && desk.run_is_done().await? {
+                    return Ok(None);
                 }
             }
         }

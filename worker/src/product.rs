@@ -238,7 +238,6 @@ impl Desk {
 
         // 2.
         let company = tokio::select! {
-            biased;
             company = self.company(grant.lost_claims) => Some(company),
             () = self.stopper.stopped() => None,
         };
