@@ -254,7 +254,7 @@ pub(crate) struct JobArgs {
 /// How the model is called.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WorkArgs {
-    /// Products at once [default: as the job says, else 32].
+    /// Calls at once [default: as the job says, else 32].
     #[arg(long, short, value_name = "N", env = "SHELFMILL_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..=i64::from(shelfmill_worker::MAX_CONCURRENCY)), help_heading = "Work")]
     pub(crate) concurrency: Option<u32>,
     /// Build the HTTP client anew after so many calls; 0 never does.

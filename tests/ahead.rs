@@ -18,7 +18,7 @@ fn unsettled(fleet: &Fleet) -> u64 {
 
 #[test]
 fn where_calls_are_quick_more_tasks_are_taken_and_no_more_calls_made_at_once_by_any_way() {
-    let fleet = Fleet { concurrency: CONCURRENCY, ..Fleet::new("ahead", 6_000, &[]) };
+    let fleet = Fleet { concurrency: CONCURRENCY, ..Fleet::new("ahead", 10_000, &[]) };
     let way = |name: &str| {
         let url = fleet.simulator.url();
         format!("[[llm.endpoints]]\nname = \"{name}\"\nbase_url = \"{url}\"\napi_keys = []\n")
@@ -46,9 +46,13 @@ fn where_calls_take_their_time_few_tasks_wait_for_one() {
     let aggregator = fleet.aggregator().start();
     ended(fleet.producer().run(DEADLINE));
     let mut most = 0;
-    while journal_lines(&fleet.catalog.out()) < 100 {
+    eventually(DEADLINE, "most of the lines", || {
         most = most.max(unsettled(&fleet));
-    }
+        match journal_lines(&fleet.catalog.out()) {
+            100.. => Ok(()),
+            lines => Err(lines.to_string()),
+        }
+    });
     assert!((CONCURRENCY..=FEW).contains(&most), "{most} tasks");
     ended(aggregator.wait(DEADLINE));
     fleet.assert_done(rabbitmq::shared(), redis::shared());

@@ -197,8 +197,11 @@ fn a_browser_shows_a_fleets_run_on_every_screen() {
             browser.look_as(width, scheme);
             let wide = browser.evaluate("document.documentElement.scrollWidth");
             assert!(wide.as_u64() <= Some(width.into()), "{wide} of {width}: a page that scrolls sideways");
-            let file = format!("target/status-page-{width}-{scheme}.png");
-            fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), browser.screenshot()).unwrap();
+            // Everything may be built in another place.
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(format!("status-page-{width}-{scheme}.png")), browser.screenshot())
+                .unwrap();
         }
     }
     let state = browser.evaluate("document.getElementById('state').textContent");

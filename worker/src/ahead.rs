@@ -12,16 +12,18 @@ use tokio::{
     time::Instant,
 };
 
-/// For each place so many products more.
+/// For each place so many products more. (With more places than this there is company enough.)
 const OF_A_PLACE: u32 = 4;
 const MOST: u32 = 256;
-/// In which as many calls must have been made; and no longer where it takes that long.
+/// In which as many calls must have been made.
 const SOON: Duration = Duration::from_millis(100);
+/// When they have not been made by then, no more are taken.
 const LATE: Duration = Duration::from_millis(400);
 
 /// Places for products; those for their calls are counted where they are made.
 pub(crate) struct Places {
     free: Arc<Semaphore>,
+    /// 0: never.
     most_ahead: u32,
     is_ahead: bool,
     /// Places to be taken back when they become free.
@@ -35,7 +37,7 @@ impl Places {
     pub(crate) fn new(concurrency: u32) -> Self {
         Self {
             free: Arc::new(Semaphore::new(concurrency as usize)),
-            most_ahead: concurrency.saturating_mul(OF_A_PLACE).min(MOST),
+            most_ahead: if concurrency > MOST { 0 } else { (concurrency * OF_A_PLACE).min(MOST) },
             is_ahead: false,
             owed: 0,
             calls: 0,
@@ -57,10 +59,15 @@ impl Places {
 
     /// So many calls have been made; how many products are to be there beside those that have calls, where that has changed.
     pub(crate) fn look(&mut self, calls: u32) -> Option<u32> {
-        if calls.wrapping_sub(self.calls) < self.most_ahead {
+        let made = calls.wrapping_sub(self.calls);
+        if self.most_ahead == 0 || (made < self.most_ahead && !self.is_ahead) {
             return None;
         }
-        let is_quick = self.since.elapsed() <= if self.is_ahead { LATE } else { SOON };
+        let took = self.since.elapsed();
+        if made < self.most_ahead && took <= LATE {
+            return None;
+        }
+        let is_quick = took <= if self.is_ahead { LATE } else { SOON };
         (self.calls, self.since) = (calls, Instant::now());
         if is_quick == self.is_ahead {
             return None;
@@ -109,7 +116,7 @@ mod tests {
             taken.push(places.take().await.unwrap());
         }
         assert!(Arc::clone(&places.free).try_acquire_owned().is_err(), "8, and 32 more");
-        assert_eq!(call(&mut places, 100, SOON).await, [0]);
+        assert_eq!(call(&mut places, 5, SOON).await, [0], "without waiting for as many calls again");
         // What is there ends, and of what becomes free only the 8 places of calls are taken again.
         taken.truncate(8);
         for _ in 0..4 {
@@ -120,8 +127,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn slow_calls_change_nothing() {
+    async fn slow_calls_change_nothing_nor_do_quick_ones_of_many_places() {
         let mut places = Places::new(64);
         assert!(call(&mut places, 2_000, Duration::from_millis(1)).await.is_empty());
+        let mut many = Places::new(MOST + 1);
+        assert!(call(&mut many, 2_000, Duration::ZERO).await.is_empty());
     }
 }

@@ -113,7 +113,7 @@ pub(crate) struct Services<'a> {
     pub(crate) model: &'a ModelClient,
     pub(crate) ledger: &'a dyn Ledger,
     pub(crate) stopper: &'a Stopper,
-    /// Turns for the calls of the whole worker, whichever ways they take.
+    /// Turns for the calls of the whole worker, whichever ways they take; second ones beside them have their own.
     pub(crate) calls: &'a Semaphore,
 }
 
@@ -184,7 +184,8 @@ impl Analyst {
         let (in_flight, limit) = self.routes.under_way();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Pulse {
-            in_flight: count(in_flight),
+            // With several ways, some only wait for their turn.
+            in_flight: count(in_flight).min(self.concurrency),
             limit: count(limit).min(self.concurrency),
             ceiling: self.concurrency,
         }

@@ -65,7 +65,7 @@ async fn tell(mut said: mpsc::UnboundedReceiver<Word>, prefetch: watch::Receiver
         let (is_due, teller) = match word {
             Ok(Some(Word::Done(receipt))) => {
                 done.push((receipt, Instant::now() + WAITS));
-                (done.len() >= enough.max(most / 2), None)
+                (done.len() >= enough.clamp(most / 2, most), None)
             }
             Ok(Some(Word::Tell(teller))) => (true, Some(teller)),
             Ok(None) => break,
@@ -80,7 +80,6 @@ async fn tell(mut said: mpsc::UnboundedReceiver<Word>, prefetch: watch::Receiver
             let _ = teller.send(());
         }
     }
-    settle(&mut done, true).await;
 }
 
 /// Those that wait for none before them, and those that have waited long enough; or all. They are of one connection, but where

@@ -155,8 +155,9 @@ impl Shared {
             let next = loop {
                 tokio::select! {
                     next = live.next() => break Ok(next),
-                    // A subscription cannot be changed: it ends, and there is another when what it has fetched is settled
-                    // but for what the new one may have. Not given up half way, it takes but a moment.
+                    // A subscription cannot be changed: it ends, and there is another when less of what it has fetched is
+                    // unsettled than the new one may fetch (for a while it may be both). Not given up half way, it takes but a
+                    // moment.
                     Ok(()) = wanted.changed(), if live.is_open() => {
                         if let Err(loss) = live.end(queue).await {
                             break Err(loss);

@@ -51,10 +51,10 @@ write_fields(failures, told)
 write_fields(KEYS[2], ended)
 write_fields(KEYS[3], ended)
 write_fields(KEYS[5], known_no_more)
-write_money(KEYS[6])
 if completed ~= 0 then redis.call('HINCRBY', run, 'completed', completed) end
 if failed ~= 0 then redis.call('HINCRBY', run, 'failed', failed) end
 if scan_completed ~= 0 then redis.call('HINCRBY', run, 'scan_completed', scan_completed) end
 if scan_failed ~= 0 then redis.call('HINCRBY', run, 'scan_failed', scan_failed) end
 redis.call('HSET', run, 'journal', ARGV[2])
+write_money(KEYS[6])
 return 1
