@@ -59,15 +59,12 @@ impl Places {
 
     /// So many calls have been made; how many products are to be there beside those that have calls, where that has changed.
     pub(crate) fn look(&mut self, calls: u32) -> Option<u32> {
-        let made = calls.wrapping_sub(self.calls);
-        if self.most_ahead == 0 || (made < self.most_ahead && !self.is_ahead) {
+        let is_enough = calls.wrapping_sub(self.calls) >= self.most_ahead;
+        let is_late = || self.is_ahead && self.since.elapsed() > LATE;
+        if self.most_ahead == 0 || !(is_enough || is_late()) {
             return None;
         }
-        let took = self.since.elapsed();
-        if made < self.most_ahead && took <= LATE {
-            return None;
-        }
-        let is_quick = took <= if self.is_ahead { LATE } else { SOON };
+        let is_quick = self.since.elapsed() <= if self.is_ahead { LATE } else { SOON };
         (self.calls, self.since) = (calls, Instant::now());
         if is_quick == self.is_ahead {
             return None;

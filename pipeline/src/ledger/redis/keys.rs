@@ -57,8 +57,7 @@ fn script(text: &str) -> Script {
         Some((flags, rest)) if flags.starts_with("#!") => (flags, rest),
         _ => ("", text),
     };
-    let separator = if flags.is_empty() { "" } else { "\n" };
-    Script::new(&format!("{flags}{separator}{}{text}", include_str!("fields.lua")))
+    Script::new(&format!("{flags}\n{}{text}", include_str!("fields.lua")))
 }
 
 macro_rules! scripts {
