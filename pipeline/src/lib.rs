@@ -13,6 +13,7 @@ pub mod failure;
 pub mod health;
 pub mod identity;
 pub mod job;
+pub mod json_text;
 pub mod ledger;
 pub mod message;
 pub mod metrics;

@@ -18,7 +18,7 @@ use shelfmill_pipeline::{
 };
 use tokio::{
     task::{JoinError, JoinSet},
-    time::{Instant, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
 };
 
 mod ahead;
@@ -226,14 +226,23 @@ async fn work(
     let mut running = JoinSet::new();
     let mut silence = Silence::of(Role::Worker);
     let mut result = Ok(());
+    let stopped = stopper.stopped();
+    tokio::pin!(stopped);
+    let mut looks = interval(DONE_POLL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         // The place first: a task that is fetched can be begun.
         let place = tokio::select! {
             place = places.take() => place?,
-            () = stopper.stopped() => break,
+            () = &mut stopped => break,
         };
         silence.waits();
-        match next_task(desk, tasks, &mut running, &mut silence, until_done, stopper).await {
+        let next = tokio::select! {
+            biased;
+            () = &mut stopped => break,
+            next = next_task(desk, tasks, &mut running, &mut silence, until_done, &mut looks) => next,
+        };
+        match next {
             Ok(Some(delivery)) => {
                 silence.ends();
                 let its_desk = Arc::clone(desk);
@@ -259,25 +268,23 @@ async fn work(
     result.and(closed).and(drained).and(told)
 }
 
-/// The next task; `None` when the worker is to end.
+/// The next task; `None` when the run is done.
 async fn next_task(
     desk: &Desk,
     tasks: &mut dyn Consumer<Task>,
     running: &mut JoinSet<anyhow::Result<()>>,
     silence: &mut Silence,
     until_done: bool,
-    stopper: &Stopper,
+    looks: &mut Interval,
 ) -> anyhow::Result<Option<Delivery<Task>>> {
-    let mut poll = tokio::time::interval(DONE_POLL);
     let next = tasks.next();
     tokio::pin!(next);
     loop {
         tokio::select! {
             biased;
-            () = stopper.stopped() => return Ok(None),
             Some(ended) = running.join_next() => check(ended)?,
             delivery = &mut next => return Ok(Some(delivery?)),
-            _ = poll.tick() => {
+            _ = looks.tick() => {
                 if silence.is_to_look()
                     && let Ok(depths) = timeout(LOOK_PATIENCE, desk.broker().depths()).await
                 {

@@ -8,6 +8,7 @@
 //! - No redirect is followed: key and product go where the user sent them, or nowhere.
 
 use std::{
+    fmt::Write as _,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
@@ -184,12 +185,13 @@ async fn refused(status: StatusCode, response: Response, key: &Key) -> CallFailu
 
 /// Names the product and the call, for the provider's support and for the simulator.
 fn request_id(id: &str, number: u32) -> HeaderValue {
-    let mut name = utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
+    let mut name: String = utf8_percent_encode(id, NON_ALPHANUMERIC).collect();
     if name.len() > MAX_REQUEST_ID_BYTES {
         name = format!("{:?}", IdHash::of(&name));
     }
+    let _ = write!(name, "/{number}");
     // Letters, digits and `%`: there is nothing that a header cannot have.
-    HeaderValue::try_from(format!("{name}/{number}")).unwrap_or(HeaderValue::from_static("unnamed"))
+    HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("unnamed"))
 }
 
 /// What was read of a body.

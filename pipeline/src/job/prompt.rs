@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{Message, PromptTemplates};
 
+mod layout;
 mod product;
 
 const SYSTEM: &str = "prompt.system";

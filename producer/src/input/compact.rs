@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use shelfmill_pipeline::json_text::{end_of_string, is_space};
+
 /// The same JSON on one line, borrowed when there is nothing to take out.
 pub(super) fn compact(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
@@ -32,24 +34,6 @@ pub(super) fn compact(json: &str) -> Cow<'_, str> {
     }
     compacted.push_str(&json[copied_to..]);
     Cow::Owned(compacted)
-}
-
-/// Whitespace as JSON has it: no vertical tab, no form feed, nothing of Unicode.
-pub(super) fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
-}
-
-/// The place after the closing quote of the string that begins at `at`.
-fn end_of_string(bytes: &[u8], at: usize) -> usize {
-    let mut at = at + 1;
-    while let Some(distance) = memchr::memchr2(b'"', b'\\', &bytes[at.min(bytes.len())..]) {
-        at += distance;
-        if bytes[at] == b'"' {
-            return at + 1;
-        }
-        at += 2;
-    }
-    bytes.len()
 }
 
 #[cfg(test)]

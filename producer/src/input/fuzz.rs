@@ -5,10 +5,9 @@ use std::io::Cursor;
 
 use proptest::prelude::*;
 use serde_json::{Map, Value};
-use shelfmill_pipeline::record::MAX_NESTING;
+use shelfmill_pipeline::{json_text::is_space, record::MAX_NESTING};
 use shelfmill_testing::nearly;
 
-use super::compact::is_space;
 use super::entry::MAX_EXCERPT_CHARS;
 use super::testing::{Outcome, gzip, outcome, outcome_of};
 use super::{Format, MAX_ID_BYTES, MAX_RECORD_BYTES, RejectReason};

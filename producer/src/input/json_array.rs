@@ -4,7 +4,8 @@
 //! broken element does not end the reading: [`super::json_scan`] says how its end is found. Every byte that is not
 //! whitespace or a comma ends in a record or a reject; text after the array ends in one reject.
 
-use super::compact::is_space;
+use shelfmill_pipeline::json_text::is_space;
+
 use super::entry::{EXCERPT_BYTES, Entry, MAX_RECORD_BYTES, Refusal, RejectReason};
 use super::error::InputError;
 use super::json_scan::{Scan, indent_after};

@@ -7,7 +7,7 @@
 //! element. A wrong guess can only make rejects, or records that do stand in the text as objects, never mix two
 //! of them into one.
 
-use super::compact::is_space;
+use shelfmill_pipeline::json_text::is_space;
 
 /// How many brackets are remembered by kind. Deeper ones are only counted; such a record is refused anyway.
 const TRACKED_LEVELS: u32 = u128::BITS;

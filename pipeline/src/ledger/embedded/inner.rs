@@ -118,14 +118,16 @@ impl Inner {
 
     /// In the file once [`Self::write_notes`] was called.
     pub(super) fn note_call(&mut self, product: &IdHash, number: u32) {
-        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.call(product, number));
-        self.forgive(noted);
+        if let Some((inflight, _)) = &mut self.inflight {
+            inflight.call(product, number);
+        }
     }
 
     /// The product's call has come to an answer. Noted with the next call, or with the product's line.
     pub(super) fn note_answer(&mut self, product: &IdHash) {
-        let noted = self.inflight.as_mut().map_or(Ok(()), |(inflight, _)| inflight.rest(product));
-        self.forgive(noted);
+        if let Some((inflight, _)) = &mut self.inflight {
+            inflight.rest(product);
+        }
     }
 
     /// Nobody is at the product.
@@ -142,8 +144,10 @@ impl Inner {
 
     pub(super) fn note_leave(&mut self, done: &[Done<'_>]) {
         let Some((inflight, _)) = &mut self.inflight else { return };
-        let left = done.iter().try_for_each(|done| inflight.leave(done.hash()));
-        let noted = left.and(inflight.write());
+        for done in done {
+            inflight.leave(done.hash());
+        }
+        let noted = inflight.write();
         self.forgive(noted);
     }
 
