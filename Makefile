@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-local-model build test test-real-model lint storm prove bench test-compose test-kubernetes clean
+.PHONY: help run run-local-model build build-pgo test test-real-model lint storm prove bench test-compose test-kubernetes clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -41,7 +41,10 @@ prove: ## what docs/reliability.md claims, at full size (20 000 products each)
 	$(CARGO) test --locked -p shelfmill --test system -- --ignored proofs:: --nocapture --test-threads=1
 
 bench: ## measure throughput, memory and recovery, beside Celery, taskiq, asyncio and wrk
-	bench/run
+	bench/run --pgo
+
+build-pgo: ## build target/pgo/shelfmill, which the compiler lays out for what runs do: a tenth less CPU (a dozen minutes)
+	bench/pgo.py
 
 test-compose: ## build the image and run, scale, break and update the stack of deploy/ in Docker
 	tests/deploy/compose

@@ -10,6 +10,7 @@ from servers import RabbitMq, Redis, Simulator
 
 FLEETS = (1, 2, 4)
 EMBEDDED, WRK = "embedded: `shelfmill run`", "wrk (no work but the calls)"
+PGO = ", profile-guided build"
 CELERY = {"Celery, 64 threads": "threads", "Celery, 8 processes": "prefork"}
 TASKIQ, ASYNCIO = "taskiq", "asyncio and httpx, no broker"
 TUNED = "the same, a client for each place"
@@ -28,10 +29,14 @@ def contest(bench, sizes):
     servers = (rabbitmq, redis, simulator)
 
     measures = {EMBEDDED: lambda: figures_of(bench.embedded(simulator, sizes.contest), ["run"])}
+    if bench.pgo_binary:
+        measures[EMBEDDED + PGO] = lambda: bench.with_pgo(measures[EMBEDDED])
     for workers in FLEETS:
         measures[fleet_name(workers)] = lambda workers=workers: figures_of(
             bench.fleet(*servers, sizes.contest, workers), ["producer", "worker", "aggregator"]
         )
+        if bench.pgo_binary and workers == 1:
+            measures[fleet_name(1) + PGO] = lambda: bench.with_pgo(measures[fleet_name(1)])
     for name, pool in CELERY.items():
         measures[name] = lambda pool=pool: peers.celery(sizes.peers, pool)
     measures[TASKIQ] = lambda: peers.taskiq(sizes.peers)
@@ -51,7 +56,7 @@ def contest(bench, sizes):
     yield bench.plot(
         "contest.svg",
         "Products per second (logarithmic)",
-        [(name.partition(":")[0], median(found, "per_s")) for name, found in samples.items()],
+        [(name.replace(": `shelfmill run`", ""), median(found, "per_s")) for name, found in samples.items()],
     )
 
 
@@ -129,7 +134,9 @@ def ratios(samples):
     one = fleet_name(1)
     rows = []
     if WRK in rate:
-        rows.append(["embedded to wrk, rate", "≥ 50 %", f"{rate[EMBEDDED] / rate[WRK]:.0%}"])
+        rows.append(["embedded to wrk, rate", "≥ 50 %", f"{rate[EMBEDDED] / rate[WRK]:.1%}"])
+        if EMBEDDED + PGO in rate:
+            rows.append(["the same, profile-guided build", "", f"{rate[EMBEDDED + PGO] / rate[WRK]:.1%}"])
     rows += [
         [f"embedded to the best peer ({best_peer}), rate", "≥ 20 ×", f"{rate[EMBEDDED] / rate[best_peer]:.1f} ×"],
         ["embedded to the tuned asyncio script, rate", "", f"{rate[EMBEDDED] / rate[TUNED]:.1f} ×"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import statistics
@@ -75,8 +76,8 @@ class Bench:
         self.versions = {}
         self.last_out = None
         self.may_wait_s, self.repeats = WAITING_S, REPEATS
-        # Of a wrk that is not on the path; and whether plots are kept.
-        self.wrk, self.keeps_plots = None, False
+        # Of a wrk that is not on the path; a profile-guided build, if there is one; and whether plots are kept.
+        self.wrk, self.pgo_binary, self.keeps_plots = None, None, False
 
     def log(self, text):
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
@@ -116,7 +117,17 @@ class Bench:
 
         return self._measured(name, start, simulator, [rabbitmq, redis], out, products, products)
 
+    def with_pgo(self, measure):
+        """What `measure` gives of the profile-guided build."""
+        own, self.binary = self.binary, self.pgo_binary
+        try:
+            return measure()
+        finally:
+            self.binary = own
+
     def wait_for_quiet(self):
+        # What runs before have left to write costs the next one a twentieth.
+        os.sync()
         if self.may_wait_s <= 0:
             return
         waited_s = processes.wait_for_quiet(min(QUIET_PATIENCE_S, self.may_wait_s))

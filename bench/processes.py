@@ -85,6 +85,11 @@ class Child:
             self.peak_kb = usage.ru_maxrss
         _alive.remove(self)
 
+    def terminate(self):
+        """Asks it to end, which it is about to."""
+        os.kill(self.pid, signal.SIGTERM)
+        self.reap()
+
     def kill(self):
         if self.ended is None:
             os.kill(self.pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use reqwest::{Client, redirect::Policy};
+use reqwest::{Client, header::HeaderValue, redirect::Policy};
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
@@ -104,7 +104,7 @@ fn tls() -> Result<ClientConfig, rustls::Error> {
 
 fn build(http: Http, idle_connections: usize, tls: ClientConfig) -> anyhow::Result<Client> {
     let builder = Client::builder()
-        .user_agent(concat!("shelfmill/", env!("CARGO_PKG_VERSION")))
+        .user_agent(HeaderValue::from_static(concat!("shelfmill/", env!("CARGO_PKG_VERSION"))))
         .connect_timeout(CONNECT_TIMEOUT)
         .tls_backend_preconfigured(tls)
         .pool_max_idle_per_host(idle_connections)
