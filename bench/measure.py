@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import statistics
@@ -126,8 +125,6 @@ class Bench:
             self.binary = own
 
     def wait_for_quiet(self):
-        # What runs before have left to write costs the next one a twentieth.
-        os.sync()
         if self.may_wait_s <= 0:
             return
         waited_s = processes.wait_for_quiet(min(QUIET_PATIENCE_S, self.may_wait_s))
