@@ -35,8 +35,6 @@ def contest(bench, sizes):
         measures[fleet_name(workers)] = lambda workers=workers: figures_of(
             bench.fleet(*servers, sizes.contest, workers), ["producer", "worker", "aggregator"]
         )
-        if bench.pgo_binary and workers == 1:
-            measures[fleet_name(1) + PGO] = lambda: bench.with_pgo(measures[fleet_name(1)])
     for name, pool in CELERY.items():
         measures[name] = lambda pool=pool: peers.celery(sizes.peers, pool)
     measures[TASKIQ] = lambda: peers.taskiq(sizes.peers)

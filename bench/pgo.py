@@ -9,6 +9,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,10 +25,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target" / "pgo"
 
 
-def build(catalogs):
+def build(catalogs, profdata):
     """Where the binary is; `catalogs` is the folder of those that are made for training."""
     TARGET.mkdir(parents=True, exist_ok=True)
-    host, profdata = host_triple(), llvm_profdata()
+    host = host_triple()
     counts = TARGET / "counts"
     shutil.rmtree(counts, ignore_errors=True)
     train(cargo_build(host, "counting", f"-Cprofile-generate={counts}"), catalogs)
@@ -58,6 +59,8 @@ def train(binary, catalogs):
         bench.fleet(rabbitmq, redis, simulator, 20_000, workers=1)
         # Only a process that ends by itself tells what it has counted.
         simulator.child.terminate()
+        if simulator.child.status != 0:
+            raise BenchError(f"the simulator ended with {simulator.child.status}:\n{simulator.child.tail()}")
     finally:
         processes.stop_all()
         shutil.rmtree(work, ignore_errors=True)
@@ -67,7 +70,7 @@ def cargo_build(host, folder, flag):
     """With a target named, so that the flag is not for build scripts and macros."""
     target = TARGET / folder
     command = ["cargo", "build", "--release", "--locked", "-p", "shelfmill", "--target", host, "--target-dir", target]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"RUSTFLAGS": flag}, check=True)
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"CARGO_ENCODED_RUSTFLAGS": flag}, check=True)
     return target / host / "release" / "shelfmill"
 
 
@@ -77,18 +80,22 @@ def host_triple():
 
 
 def llvm_profdata():
-    """Of the compiler's own LLVM: another one may not read what is counted."""
+    """Of the compiler's own LLVM: another one may not read what is counted. `None` where it is not installed."""
     told = subprocess.run(["rustc", "--print", "target-libdir"], cwd=ROOT, capture_output=True, text=True, check=True)
     tool = pathlib.Path(told.stdout.strip()).parent / "bin" / "llvm-profdata"
-    if not tool.exists() and shutil.which("rustup"):
-        subprocess.run(["rustup", "component", "add", "llvm-tools"], cwd=ROOT)
-    if not tool.exists():
-        raise BenchError("a profile-guided build needs llvm-profdata: rustup component add llvm-tools")
-    return tool
+    return tool if tool.exists() else None
+
+
+MISSING = "a profile-guided build needs llvm-profdata: rustup component add llvm-tools"
 
 
 def main():
-    print(build(ROOT / "target" / "bench"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    profdata = llvm_profdata()
+    if not profdata:
+        raise BenchError(MISSING)
+    print(build(ROOT / "target" / "bench", profdata))
 
 
 if __name__ == "__main__":
@@ -96,3 +103,5 @@ if __name__ == "__main__":
         main()
     except (BenchError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

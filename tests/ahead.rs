@@ -11,11 +11,6 @@ const CONCURRENCY: u64 = 8;
 /// What a worker with so many places has, where calls take their time: those, a quarter more, as many that are to be told, and one.
 const FEW: u64 = 13;
 
-fn unsettled(fleet: &Fleet) -> u64 {
-    let name = format!("shelfmill.{}.tasks.v1", fleet.run);
-    rabbitmq::shared().queues().get(&name).map_or(0, |queue| queue.unacked)
-}
-
 #[test]
 fn where_calls_are_quick_more_tasks_are_taken_and_no_more_calls_made_at_once_by_any_way() {
     let fleet = Fleet { concurrency: CONCURRENCY, ..Fleet::new("ahead", 10_000, &[]) };
@@ -27,9 +22,11 @@ fn where_calls_are_quick_more_tasks_are_taken_and_no_more_calls_made_at_once_by_
     let worker = fleet.command("worker").args(["-c", &CONCURRENCY.to_string()]).start();
     let aggregator = fleet.aggregator().start();
     let producer = fleet.producer().arg("--job").arg(job).start();
-    eventually(DEADLINE, "tasks beyond those that have calls", || match unsettled(&fleet) {
-        many if many > 2 * FEW => Ok(()),
-        few => Err(few.to_string()),
+    eventually(DEADLINE, "tasks beyond those that have calls", || {
+        match fleet.tasks(rabbitmq::shared()).unacked {
+            many if many > 2 * FEW => Ok(()),
+            few => Err(few.to_string()),
+        }
     });
     ended(producer.wait(DEADLINE));
     ended(aggregator.wait(DEADLINE));
@@ -47,7 +44,7 @@ fn where_calls_take_their_time_few_tasks_wait_for_one() {
     ended(fleet.producer().run(DEADLINE));
     let mut most = 0;
     eventually(DEADLINE, "most of the lines", || {
-        most = most.max(unsettled(&fleet));
+        most = most.max(fleet.tasks(rabbitmq::shared()).unacked);
         match journal_lines(&fleet.catalog.out()) {
             100.. => Ok(()),
             lines => Err(lines.to_string()),

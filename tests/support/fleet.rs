@@ -101,8 +101,9 @@ impl Fleet {
         }
     }
 
-    fn tasks(&self, rabbitmq: &RabbitMq) -> Queue {
-        rabbitmq.queues()[&format!("shelfmill.{}.tasks.v1", self.run)].clone()
+    /// Empty as long as nobody has declared it.
+    pub(crate) fn tasks(&self, rabbitmq: &RabbitMq) -> Queue {
+        rabbitmq.queues().remove(&format!("shelfmill.{}.tasks.v1", self.run)).unwrap_or_default()
     }
 
     /// The promises hold, and nothing was paid twice.

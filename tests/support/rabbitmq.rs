@@ -50,7 +50,7 @@ pub(crate) struct RabbitMq {
 }
 
 /// What a queue holds; at most about 200 ms old for a quorum queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Queue {
     pub(crate) ready: u64,
     pub(crate) unacked: u64,

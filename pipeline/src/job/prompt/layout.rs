@@ -7,7 +7,7 @@ use serde_json::{Error, Result};
 use crate::json_text::{end_of_string, is_space};
 
 const INDENT: &str = "  ";
-/// As deep as serde_json reads.
+/// About as deep as serde_json reads; products of ours are not.
 const MAX_DEPTH: usize = 127;
 
 /// The same value as `json`, which is valid; an error where it is nested too deep, or where a string has half a surrogate pair.
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_serde_json_would_not_read_is_an_error() {
+    fn what_is_nested_too_deep_or_no_text_is_an_error() {
         let nested = |levels| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
         laid_out(&nested(MAX_DEPTH), true).unwrap();
         laid_out(&nested(MAX_DEPTH + 1), true).unwrap_err();

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_cannot_tell_it_from_a_map() {
+    fn a_template_cannot_tell_it_from_a_map_but_by_the_spelling_of_numbers() {
         let lazy = value_of(&RawValue::from_string(PRODUCT.to_owned()).unwrap()).unwrap();
         let map: Value = serde_json::from_str(PRODUCT).unwrap();
         let environment = environment();

@@ -8,10 +8,8 @@ for i = 1, #ARGV, 2 do
     if held then claims, calls, begun, hold, token = held:match('^%d+ (%d+) (%d+) (%d+) (%d+) (.*)$') end
     if token == ARGV[i + 1] then
         redis.call('HSET', KEYS[1], ARGV[i], string.format('0 %d %d 0 0 -', claims, calls + begun))
-        if hold ~= '0' then
-            redis.call('HINCRBY', KEYS[2], 'held', '-' .. string.format('%d', hold))
-            redis.call('HINCRBY', KEYS[2], 'spent', hold)
-        end
+        settle(hold, hold)
     end
 end
+write_money(KEYS[2])
 return 1

@@ -16,17 +16,16 @@ local function sweep()
     if now - (tonumber(redis.call('HGET', pace, 'swept')) or 0) < SWEPT_EVERY_MS then return end
     redis.call('HSET', pace, 'swept', string.format('%d', now))
     write_fields(KEYS[2], changed)
-    write_money(pace)
     changed = {}
     local all = redis.call('HGETALL', KEYS[2])
     for i = 1, #all, 2 do
         local until_ms, counts, hold, token = all[i + 1]:match('^(%d+) (%d+ %d+ %d+) (%d+) (.*)$')
         if hold and hold ~= '0' and tonumber(until_ms) < now then
-            redis.call('HINCRBY', pace, 'held', '-' .. hold)
-            redis.call('HINCRBY', pace, 'spent', hold)
             redis.call('HSET', KEYS[2], all[i], string.format('%s %s 0 %s', until_ms, counts, token))
+            settle(hold, hold)
         end
     end
+    write_money(pace)
     claims = read_fields(KEYS[2], products)
 end
 local is_halted = redis.call('HEXISTS', KEYS[3], 'halt') == 1
@@ -39,7 +38,7 @@ local function begin(product, asker, number, most, before, budget, is_beside)
     local is_new = begun < tonumber(number)
     if is_new and hold > 0 and not is_beside then
         -- The call before has ended: what it held is free, for this one and for others.
-        held_more, spent_more = held_more - hold, spent_more + before
+        settle(hold, before)
         hold = 0
         change(product, string.format('%s %d 0 %s', head, begun, token))
     end

@@ -23,7 +23,7 @@ local function claim(bucket, product, asker)
             if tonumber(until_ms) > now then return {'busy'} end
             -- One under which no call was begun was waiting, and is no evidence against the product.
             if begun > 0 then lost_claims = lost_claims + 1 end
-            held_more, spent_more = held_more - hold, spent_more + hold
+            settle(hold, hold)
             lost_calls, begun, hold = lost_calls + begun, 0, 0
         end
     end

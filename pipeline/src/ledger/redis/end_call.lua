@@ -5,7 +5,7 @@ local held = redis.call('HGET', KEYS[2], ARGV[1])
 if not held then return 1 end
 local head, begun, hold, token = held:match('^(%d+ %d+ %d+) (%d+) (%d+) (.*)$')
 if token ~= ARGV[2] or hold == '0' then return 1 end
-redis.call('HINCRBY', KEYS[1], 'held', '-' .. string.format('%d', hold))
-redis.call('HINCRBY', KEYS[1], 'spent', ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %s 0 %s', head, begun, token))
+settle(hold, ARGV[3])
+write_money(KEYS[1])
 return 1

@@ -30,6 +30,10 @@ local function write_fields(key, changes)
 end
 -- Billionths of a dollar that are held and spent: kept until all else is written, so that a script that fails has booked nothing.
 local held_more, spent_more = 0, 0
+-- What a claim held is free, and what its call has cost is spent.
+local function settle(hold, cost)
+    held_more, spent_more = held_more - hold, spent_more + cost
+end
 local function write_money(pace)
     if held_more ~= 0 then redis.call('HINCRBY', pace, 'held', string.format('%d', held_more)) end
     if spent_more ~= 0 then redis.call('HINCRBY', pace, 'spent', string.format('%d', spent_more)) end

@@ -52,7 +52,7 @@ local function put(bucket, product, asker, outcome, told, cost)
         claims[product], ended[product] = nil, false
         if hold ~= '0' then
             -- Of the other's call nobody will tell the cost.
-            held_more, spent_more = held_more - hold, spent_more + (token == asker and cost or hold)
+            settle(hold, token == asker and cost or hold)
         end
     end
     return reply

@@ -42,7 +42,7 @@ for i = 3, #ARGV, 4 do
         local claim = claims[product]
         local hold = claim and claim:match('^%d+ %d+ %d+ %d+ (%d+)') or '0'
         -- Somebody is at it again: what that costs will be told by nobody.
-        held_more, spent_more = held_more - hold, spent_more + hold
+        settle(hold, hold)
         claims[product], ended[product] = nil, false
         known_no_more[product], known_no_more[product .. ':changes'] = false, false
     end

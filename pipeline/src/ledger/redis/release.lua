@@ -8,8 +8,6 @@ if token ~= ARGV[2] then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 if claims ~= '0' then redis.call('HSET', KEYS[1], ARGV[1], string.format('0 %d 0 0 0 -', claims)) end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[2], ARGV[1], ARGV[3]) end
-if hold ~= '0' then
-    redis.call('HINCRBY', KEYS[3], 'held', '-' .. string.format('%d', hold))
-    redis.call('HINCRBY', KEYS[3], 'spent', ARGV[4])
-end
+if hold ~= '0' then settle(hold, ARGV[4]) end
+write_money(KEYS[3])
 return 1

@@ -17,11 +17,8 @@ for i = 2, #ARGV, 2 do
         local was = redis.call('HGET', failures, product)
         if was then redis.call('HINCRBY', run, 'class_' .. was:match('^%S+'), -1) end
         local claim = redis.call('HGET', claims, product)
-        local hold = claim and claim:match('^%d+ %d+ %d+ %d+ (%d+)') or '0'
-        if hold ~= '0' then
-            redis.call('HINCRBY', pace, 'held', '-' .. string.format('%d', hold))
-            redis.call('HINCRBY', pace, 'spent', hold)
-        end
+        local hold = claim and claim:match('^%d+ %d+ %d+ %d+ (%d+)') or 0
+        settle(hold, hold)
         redis.call('HDEL', claims, product)
         redis.call('HDEL', answers, product)
         if ARGV[i + 1] ~= '' then redis.call('HSET', spent, product, ARGV[i + 1]) end
@@ -33,4 +30,5 @@ for i = 2, #ARGV, 2 do
         redis.call('HDEL', spent, product .. ':changes')
     end
 end
+write_money(pace)
 return reopened
