@@ -40,10 +40,10 @@ storm: ## bring seeded storms over a fleet (SEEDS=50, or SEED=17 to bring one ag
 prove: ## what docs/reliability.md claims, at full size (20 000 products each)
 	$(CARGO) test --locked -p shelfmill --test system -- --ignored proofs:: --nocapture --test-threads=1
 
-bench: ## measure throughput, memory and recovery, beside Celery, taskiq, asyncio and wrk
+bench: ## measure beside Celery, taskiq, asyncio and wrk (half an hour; writes the tables of bench/README.md anew)
 	bench/run --pgo
 
-build-pgo: ## build target/pgo/shelfmill, which the compiler lays out for what runs do: a tenth less CPU (a dozen minutes)
+build-pgo: ## build target/pgo/shelfmill, profile-guided: 6 to 10 % less CPU (a dozen minutes; needs llvm-tools)
 	bench/pgo.py
 
 test-compose: ## build the image and run, scale, break and update the stack of deploy/ in Docker

@@ -5,6 +5,7 @@ Built once with counters, run in one process and as a fleet over a catalog of th
 counted. It takes a dozen minutes on two cores, RabbitMQ and Redis (tests/install-servers.sh), and rustup's llvm-tools.
 """
 
+import argparse
 import hashlib
 import os
 import pathlib
@@ -90,6 +91,7 @@ MISSING = "a profile-guided build needs llvm-profdata: rustup component add llvm
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     profdata = llvm_profdata()

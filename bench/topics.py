@@ -232,7 +232,7 @@ def slow_fleet(bench, sizes, run):
         )
     simulator.child.kill()
     title = f"A fleet and a slow model: {latency_s:.1f} s of latency, concurrency {bench.concurrency} each"
-    header = ["workers", "products", "products/s", "to 1 worker", "of the ideal", "from start to end"]
+    header = ["workers", "products", "products/s", "to 1 worker", "of the ideal", "products/s from start to end"]
     return table(title, header, rows, disturbance(groups))
 
 
