@@ -70,13 +70,14 @@ struct Layout {
 }
 
 impl Layout {
-    /// As it is, but for escapes that need not be.
+    /// As it is, but for escapes that need not be: `\/`, and most that begin with `\u`.
     fn string(&mut self, quoted: &str) -> Result<()> {
-        if memchr::memchr(b'\\', quoted.as_bytes()).is_none() {
-            self.text.push_str(quoted);
-        } else {
+        let bytes = quoted.as_bytes();
+        if memchr::memchr_iter(b'\\', bytes).any(|at| matches!(bytes.get(at + 1), Some(b'u' | b'/'))) {
             let value: String = serde_json::from_str(quoted)?;
             self.text.push_str(&serde_json::to_string(&value)?);
+        } else {
+            self.text.push_str(quoted);
         }
         Ok(())
     }
@@ -114,11 +115,13 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_spelling_and_strings_what_they_say() {
-        let json = r#" { "price" : 12.50, "ean":12345678901234567890123, "e" : [ 1E3 , { } , [ ] ] ,"t":"\u00e9\/ \" \n"}"#;
+        let json = r#" { "price" : 12.50, "ean":12345678901234567890123, "e" : [ 1E3 , { } , [ ] ] ,"t":"\u00e9\/ \" \\u00e9 \n"}"#;
         assert_eq!(
             laid_out(json, false).unwrap(),
-            r#"{"price":12.50,"ean":12345678901234567890123,"e":[1E3,{},[]],"t":"é/ \" \n"}"#
+            r#"{"price":12.50,"ean":12345678901234567890123,"e":[1E3,{},[]],"t":"é/ \" \\u00e9 \n"}"#
         );
+        let short = r#"{"t":"\b\f\n\r\t \" \\ \u0001 \u001f"}"#;
+        assert_eq!(laid_out(short, false).unwrap(), short);
         assert_eq!(
             laid_out(r#"{"a":[1.0,{"b":null}],"c":{}}"#, true).unwrap(),
             "{\n  \"a\": [\n    1.0,\n    {\n      \"b\": null\n    }\n  ],\n  \"c\": {}\n}"
