@@ -4,6 +4,7 @@
 //! have [`STOPPING_TIME`] to finish. Dropping [`Simulator::serve`] has the same effect: no task outlives it for long.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use anyhow::Context;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +23,9 @@ use crate::routes::Service;
 
 /// Further clients wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 16_384;
+
+/// Clients that connect at the same moment. What is beyond is reset now and then; the kernel may allow fewer.
+const BACKLOG: u32 = 16_384;
 
 /// Enough for an answer to be written; latency beyond it is cut short.
 const STOPPING_TIME: Duration = Duration::from_millis(500);
@@ -41,9 +45,7 @@ impl Simulator {
     /// Clients may connect as soon as this returns; port 0 takes a free one.
     pub async fn bind(addr: SocketAddr, config: Config) -> anyhow::Result<Self> {
         config.validate().context("the simulator's options")?;
-        let listener = TcpListener::bind(addr)
-            .await
-            .with_context(|| format!("the simulator cannot listen on {addr}"))?;
+        let listener = listen(addr).with_context(|| format!("the simulator cannot listen on {addr}"))?;
         let addr = listener.local_addr().context("the simulator's address")?;
         let stopping = CancellationToken::new();
         let service = Arc::new(Service::new(config, stopping.clone())?);
@@ -78,6 +80,14 @@ impl Simulator {
         tracing::info!(%addr, "simulator has stopped");
         Ok(())
     }
+}
+
+/// As `TcpListener::bind` does, with room for more who wait.
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 async fn accept(
