@@ -122,7 +122,8 @@ def fleets(bench, sizes):
                 *(f"{sample.servers[name].peak_mb:,.0f}" for name in ("RabbitMQ", "Redis")),
             ]
         )
-    growth = [f"× {peaks[-1][role] / peaks[0][role]:.2f}" for role in ROLES]
+    # A role of a smoke run may end before it is looked at.
+    growth = [f"× {peaks[-1][role] / peaks[0][role]:.2f}" if peaks[0][role] else "" for role in ROLES]
     rows.append([f"{sizes.scale_fleet[-1]:,} to {sizes.scale_fleet[0]:,}", "", "", "", *growth, "", ""])
     for server in (simulator, redis, rabbitmq):
         server.child.kill()
