@@ -12,6 +12,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 SAMPLE_EVERY_S = 0.1
@@ -28,6 +29,18 @@ _alive = []
 
 class BenchError(Exception):
     """Something that makes every figure worthless; told as it is."""
+
+
+def whole(main):
+    """A program of ours: told to end, it cleans up first; what it cannot do is told in a line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    try:
+        main()
+    except (BenchError, subprocess.CalledProcessError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def clean_environment(extra=None):
